@@ -1,0 +1,101 @@
+"""The node daemon's configuration: one YAML file; unknown keys are refused, errors name the path and what was expected.
+
+Secrets are not part of it: an access key is read from files of a mounted Secret (``credentials`` names the directory).
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from eniway import names
+from eniway.errors import BadConfig
+
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=1000)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base: unknown keys are errors."""
+
+
+class CloudConfig(_Strict, frozen=True):
+    """Where and how the OpenAPI is called."""
+
+    endpoint: str = ""
+    """URL that serves ECS and VPC, scheme included; empty: the region's own VPC endpoints over https."""
+    metadata: str = "http://100.100.100.200"
+    """Base URL of the instance metadata service."""
+    credentials: str = names.CREDENTIALS_DIRECTORY
+    """Directory with the files access_key_id and access_key_secret."""
+    calls_per_minute: Annotated[int, msgspec.Meta(ge=1)] = 60
+    """Most calls of one Action in a minute that this node makes; quotas are per account, region and Action."""
+
+
+class PoolConfig(_Strict, frozen=True):
+    """How many addresses and cards are kept ahead of demand."""
+
+    min_idle_addresses: Count = 3
+    max_idle_addresses: Count = 10
+    exclusive_slots: Annotated[int, msgspec.Meta(ge=0, le=64)] = 1
+    """ENI slots kept for pods with ``aliyun/eni``; the others carry shared pods."""
+    warm_exclusive: Annotated[int, msgspec.Meta(ge=0, le=64)] = 1
+    """Exclusive cards attached ahead of demand."""
+    cooldown_seconds: Seconds = 30.0
+    """How long a released address is not handed out again."""
+
+
+class NodeConfig(_Strict, frozen=True):
+    """Configuration of ``eniway node``."""
+
+    cluster: Id
+    """Name of this cluster, unique in the account: tags every ENI that eniway makes."""
+    vswitches: Annotated[list[Id], msgspec.Meta(min_length=1)]
+    """vSwitches for pod ENIs in order of preference; those of other zones are passed over."""
+    security_groups: Annotated[list[Id], msgspec.Meta(min_length=1, max_length=5)]
+    service_cidr: str
+    """The cluster's Service CIDR: what exclusive pods reach through the host."""
+    cloud: CloudConfig = CloudConfig()
+    pool: PoolConfig = PoolConfig()
+    add_deadline_seconds: Annotated[float, msgspec.Meta(gt=0, le=220)] = 200.0
+    """How long a pod's ADD waits for an address or card before it fails; kubelet gives a sandbox 240 s."""
+    sweep_seconds: Annotated[float, msgspec.Meta(ge=1)] = 60.0
+    metrics_address: str = ":9530"
+    """[HOST]:PORT of /metrics and /healthz."""
+    log_level: Annotated[str, msgspec.Meta(pattern="^(debug|info|warning|error)$")] = "info"
+
+    @property
+    def service_network(self) -> IPv4Network:
+        """``service_cidr`` parsed."""
+        return IPv4Network(self.service_cidr)
+
+
+def parse(text: str, *, source: str) -> NodeConfig:
+    """The configuration in ``text``; BadConfig names ``source``, the path of the key and what was expected."""
+    try:
+        config = msgspec.yaml.decode(text, type=NodeConfig, strict=True)
+    except msgspec.ValidationError as error:
+        raise BadConfig(f"{source}: {error}") from error
+    except msgspec.DecodeError as error:
+        raise BadConfig(f"{source}: not YAML: {error}") from error
+    try:
+        config.service_network  # noqa: B018 -- a property that checks
+    except ValueError as error:
+        raise BadConfig(
+            f"{source}: `$.service_cidr`: expected an IPv4 network such as 172.21.0.0/20: {error}"
+        ) from error
+    if config.pool.min_idle_addresses > config.pool.max_idle_addresses:
+        raise BadConfig(f"{source}: `$.pool.min_idle_addresses`: expected at most max_idle_addresses")
+    return config
+
+
+def load(path: Path) -> NodeConfig:
+    """Read and parse a configuration file."""
+    try:
+        return parse(path.read_text(encoding="utf-8"), source=str(path))
+    except OSError as error:
+        raise BadConfig(f"{path}: cannot be read: {error.strerror}") from error

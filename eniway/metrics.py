@@ -1,0 +1,65 @@
+"""Every metric of eniway: one registry, idiomatic names, base units, no per-pod labels.
+
+Histograms start at 1 ms: the fast path of an ADD is a few milliseconds and has to be seen.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY: Final = CollectorRegistry()
+
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 240)
+
+CNI_SECONDS: Final = Histogram(
+    "eniway_cni_request_seconds",
+    "Time from a CNI request's arrival to its answer.",
+    ["verb", "kind", "result"],
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+LEASE_WAIT_SECONDS: Final = Histogram(
+    "eniway_lease_wait_seconds",
+    "Time an ADD waited for an address or a card.",
+    ["kind"],
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+CLOUD_SECONDS: Final = Histogram(
+    "eniway_cloud_request_seconds",
+    "OpenAPI calls by Action and error code (empty: success).",
+    ["action", "code"],
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+DATAPATH_SECONDS: Final = Histogram(
+    "eniway_datapath_apply_seconds",
+    "Time to bring a pod's links, routes and sets from observed to desired.",
+    ["operation"],
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+CAPACITY: Final = Gauge(
+    "eniway_capacity",
+    "The four words of capacity and what is used, for slots and addresses.",
+    ["what", "word"],
+    registry=REGISTRY,
+)
+LEASES: Final = Gauge("eniway_leases", "Leases held, by kind of pod.", ["kind"], registry=REGISTRY)
+SWEEP_REPAIRS: Final = Counter(
+    "eniway_sweep_repairs",
+    "Differences between books, kernel, kubelet and cloud that a sweep repaired.",
+    ["what"],
+    registry=REGISTRY,
+)
+REGISTRATIONS: Final = Counter(
+    "eniway_device_plugin_registrations", "Registrations with kubelet, by result.", ["result"], registry=REGISTRY
+)
+INVALID_REQUESTS: Final = Counter(
+    "eniway_invalid_requests",
+    "Requests refused for what they said: a bad annotation, resource or configuration.",
+    ["reason"],
+    registry=REGISTRY,
+)

@@ -1,0 +1,108 @@
+"""Every name and number that eniway puts into the world, in one place.
+
+A name here is seen by users, by the kernel or by another program (kubelet, containerd, the cloud): changing one is an
+upgrade problem, so each says who else relies on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from eniway.model import LeaseKey
+
+GROUP: Final = "eniway.io"
+"""CRD group and prefix of our annotations, labels and tags."""
+API_VERSION: Final = f"{GROUP}/v1alpha1"
+
+RESOURCE_ENI: Final = "aliyun/eni"
+"""Extended resource advertised to kubelet; pods ask for it in limits."""
+ANNOTATION_NETWORK: Final = f"{GROUP}/network"
+"""Pod annotation: ``shared`` (more kinds follow)."""
+TAG_CLUSTER: Final = f"{GROUP}/cluster"
+TAG_INSTANCE: Final = f"{GROUP}/instance"
+"""ENI tags that say whose a card is; nothing without them is ever detached or deleted."""
+
+CNI_NETWORK: Final = "eniway"
+"""Name of the network in the conflist; part of every lease key."""
+CNI_TYPE: Final = "eniway"
+"""File name of the relay in /opt/cni/bin."""
+CNI_CONFLIST: Final = "10-eniway.conflist"
+CNI_VERSION: Final = "1.0.0"
+CNI_VERSIONS: Final = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+CNI_VERSIONS_OFFERED: Final = ("1.0.0", "1.1.0")
+CAPABILITY_POD_ANNOTATIONS: Final = "io.kubernetes.cri.pod-annotations"
+
+STATE_DIRECTORY: Final = "/var/lib/eniway"
+RUN_DIRECTORY: Final = "/run/eniway"
+CNI_SOCKET: Final = f"{RUN_DIRECTORY}/cni.sock"
+LEDGER_FILE: Final = f"{STATE_DIRECTORY}/ledger.db"
+CONFIG_FILE: Final = "/etc/eniway/config.yaml"
+CREDENTIALS_DIRECTORY: Final = "/etc/eniway/credentials"
+KUBELET_DEVICE_PLUGINS: Final = "/var/lib/kubelet/device-plugins"
+KUBELET_POD_RESOURCES: Final = "/var/lib/kubelet/pod-resources/kubelet.sock"
+
+LINK_PREFIX: Final = "eniw"
+"""Host veths begin so; kube-proxy's detectLocalMode InterfaceNamePrefix names it. No prefix of eth, ens, enp or enx."""
+LINK_GROUP: Final = 101
+"""Link group of host veths of pods (and of the Service leg of exclusive pods)."""
+POD_LINK: Final = "eth0"
+SERVICE_LINK: Final = "veth1"
+"""Second link of an exclusive pod: the Service CIDR goes through it to the host."""
+GATEWAY: Final = "169.254.1.1"
+"""What a pod on a veth takes for its gateway: a permanent neighbour with the host end's MAC."""
+FABRIC_MAC: Final = "ee:ff:ff:ff:ff:ff"
+"""Answers every ARP in a VPC; pinned as the gateway's neighbour on shared cards."""
+
+RULE_PODS: Final = 512
+"""Priority of the node-wide rule that reads the table of pod host routes first."""
+TABLE_PODS: Final = 999
+RULE_ENI: Final = 2048
+"""Priority of the fwmark rules, one per shared card."""
+TABLE_ENI_BASE: Final = 1000
+"""Table of the shared card in slot N is 1000 + N."""
+ROUTE_PROTOCOL: Final = 81
+"""rtm_protocol of our routes and rules (not in iproute2's list): what carries it is ours, nothing else is."""
+MARK_MASK: Final = 0xF8
+MARK_SHIFT: Final = 3
+"""Slot of the card a packet has to leave by: bits 3..7 of the packet mark, clear of kube-proxy's 0x4000 and 0x8000."""
+KUBE_PROXY_MASQUERADE: Final = 0x4000
+"""kube-proxy's masqueradeBit 14."""
+IPSET_SOURCES: Final = "eniway-src"
+"""hash:ip skbinfo: address of a pod on a shared card → mark of the card."""
+IPSET_PODS: Final = "eniway-pods"
+"""hash:ip: addresses of all pods that reach the host by a veth."""
+IPSET_HAIRPIN: Final = "eniway-hairpin"
+"""hash:ip,ip: (veth1 address, eth0 address) of exclusive pods."""
+CHAIN_PREFIX: Final = "ENIWAY-"
+
+ENI_NAME: Final = "eniway"
+"""NetworkInterfaceName of cards that eniway creates."""
+
+
+def host_link(key: LeaseKey) -> str:
+    """Name of a lease's veth in the host namespace: prefix and 11 hex digits of the key's SHA-256 (IFNAMSIZ - 1)."""
+    return LINK_PREFIX + hashlib.sha256(key.alias.encode()).hexdigest()[:11]
+
+
+def eni_table(slot: int) -> int:
+    """Routing table of the shared card in ``slot``."""
+    return TABLE_ENI_BASE + slot
+
+
+def eni_mark(slot: int) -> int:
+    """Packet mark (under MARK_MASK) of the shared card in ``slot``."""
+    return slot << MARK_SHIFT
+
+
+def device_id(slot: int) -> str:
+    """Id under which kubelet knows a slot, stable for the life of the node (≤ 63 characters)."""
+    return f"eni-slot-{slot}"
+
+
+def slot_of(device: str) -> int:
+    """Slot of a device id of ours; ValueError for anything else."""
+    prefix, _, number = device.rpartition("-")
+    if prefix != "eni-slot" or not number.isdecimal():
+        raise ValueError(f"{device!r} is not a device of {RESOURCE_ENI}: expected eni-slot-N")
+    return int(number)

@@ -1,0 +1,1 @@
+"""Composition root of the node daemon: builds the rooms and runs them, nothing else."""

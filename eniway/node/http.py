@@ -1,0 +1,45 @@
+"""/metrics and /healthz of the node daemon: GET only, nothing else is served to anybody who can reach the port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiohttp import web
+from prometheus_client.exposition import choose_encoder
+
+from eniway import metrics
+from eniway.errors import BadConfig
+
+
+def parse_address(text: str) -> tuple[str | None, int]:
+    """``[HOST]:PORT``; None for all addresses."""
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise BadConfig(f"metrics_address: expected [HOST]:PORT, got {text!r}")
+    return host.strip("[]") or None, int(port)
+
+
+def application(unhealthy: Callable[[], str | None], refresh: Callable[[], None]) -> web.Application:
+    """``unhealthy()`` says what is wrong, or None; ``refresh()`` brings gauges up to date before they are read."""
+
+    async def healthz(_request: web.Request) -> web.Response:
+        reason = unhealthy()
+        return web.Response(text="ok\n") if reason is None else web.Response(text=f"{reason}\n", status=503)
+
+    async def exposition(request: web.Request) -> web.Response:
+        refresh()
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(metrics.REGISTRY), headers={"Content-Type": content_type})
+
+    app = web.Application(client_max_size=1024)
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/metrics", exposition)
+    return app
+
+
+async def serve(app: web.Application, *, host: str | None, port: int) -> web.AppRunner:
+    """Start serving; the caller cleans the runner up."""
+    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    await runner.setup()
+    await web.TCPSite(runner, host, port, reuse_address=True).start()
+    return runner

@@ -1,0 +1,43 @@
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+from eniway.model import Card, ContainerId, EniId, Kind, Lease, LeaseKey, Mac, PodRef, PodUid, Slot
+from eniway.node.sweep import compare, is_namespace
+
+CARD = Card(
+    EniId("eni-1"),
+    Mac("00:16:3e:00:00:01"),
+    Slot(1),
+    IPv4Address("10.0.0.5"),
+    IPv4Network("10.0.0.0/24"),
+    IPv4Address("10.0.0.253"),
+)
+
+
+def lease(number: int) -> Lease:
+    key = LeaseKey("eniway", ContainerId(f"c{number}"), "eth0")
+    pod = PodRef("default", f"pod-{number}", PodUid(f"uid-{number}"))
+    return Lease(key, pod, Kind.SHARED, f"/run/netns/cni-{number}", CARD, IPv4Address("10.0.0.10") + number)
+
+
+def test_a_lease_whose_sandbox_is_gone_is_released() -> None:
+    """Its DEL never came, or came while the daemon was away."""
+    findings = compare(leases=[lease(1), lease(2)], alive=["/run/netns/cni-2"], links={})
+    assert findings.released == (lease(1).key,)
+    assert findings.checked == (lease(2),)
+
+
+def test_a_link_without_a_lease_is_an_orphan() -> None:
+    """Its key is read from the link's alias."""
+    findings = compare(leases=[lease(1)], alive=["/run/netns/cni-1"], links={lease(1).key: "a", lease(2).key: "b"})
+    assert findings.orphaned == (lease(2).key,)
+
+
+def test_a_plain_file_is_no_namespace(tmp_path: Path) -> None:
+    """A teardown that unmounted but did not unlink leaves one."""
+    left = tmp_path / "cni-1"
+    left.touch()
+    assert not is_namespace(str(left))
+    assert not is_namespace(str(tmp_path / "none"))
+    assert not is_namespace("")
+    assert is_namespace("/proc/self/ns/net")
