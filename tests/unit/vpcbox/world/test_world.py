@@ -1,0 +1,270 @@
+"""The world without HTTP: what the wire is asked for, and when."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import pytest
+
+from vpcbox.world.clock import VirtualClock
+from vpcbox.world.errors import Refused
+from vpcbox.world.instance_types import load
+from vpcbox.world.model import EniStatus
+from vpcbox.world.wire import Card
+from vpcbox.world.world import World
+
+
+class Notes:
+    """A wire that notes what it is asked for; ``broken`` calls fail."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self.cards: dict[str, Card] = {}
+        self.broken: set[str] = set()
+
+    def _note(self, what: str, eni_id: str) -> None:
+        self.calls.append((what, eni_id))
+        if what in self.broken:
+            raise OSError(f"{what} is broken")
+
+    async def plug(self, card: Card) -> None:
+        """A card comes."""
+        self._note("plug", card.eni_id)
+        assert card.eni_id not in self.cards
+        self.cards[card.eni_id] = card
+
+    async def unplug(self, eni_id: str) -> None:
+        """A card goes."""
+        self._note("unplug", eni_id)
+        self.cards.pop(eni_id, None)
+
+    async def update(self, card: Card) -> None:
+        """A card changes."""
+        self._note("update", card.eni_id)
+        assert card.eni_id in self.cards
+        self.cards[card.eni_id] = card
+
+
+class Place:
+    """A world with one vSwitch and one instance."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self.clock = VirtualClock()
+        self.wire = Notes()
+        self.world = World(self.clock, self.wire, random.Random(seed), load())
+        vpc = self.world.create_vpc("v", IPv4Network("10.0.0.0/16"))
+        self.vswitch = self.world.create_vswitch("s", vpc.id, IPv4Network("10.0.0.0/24"))
+        self.group = self.world.create_security_group("g", vpc.id)
+
+    async def create(self, **more: Any) -> str:
+        """A new ENI's id."""
+        call = asyncio.create_task(self.world.create_eni(self.vswitch.id, [self.group.id], **more))
+        await self.clock.advance(1)
+        return (await call).id
+
+    async def do(self, call: Any) -> Any:
+        """The outcome of a call that takes a moment."""
+        task = asyncio.create_task(call)
+        await self.clock.advance(1)
+        return await task
+
+
+@pytest.fixture
+async def place() -> AsyncIterator[Place]:
+    """A place whose world runs."""
+    place = Place()
+    running = asyncio.create_task(place.world.run())
+    await asyncio.sleep(0)
+    yield place
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_the_wire_follows_a_card_through_its_life(place: Place) -> None:
+    """Plugged with its addresses, updated when they change, unplugged at the end; nothing while unattached."""
+    world, wire = place.world, place.wire
+    instance = await world.create_instance("n", "ecs.g7.xlarge", place.vswitch.id, [place.group.id])
+    primary = world.primary(instance.id)
+    assert wire.cards[primary.id].primary
+    eni_id = await place.create(secondary_count=1)
+    await place.do(world.assign_addresses(eni_id, count=1))
+    assert wire.calls == [("plug", primary.id)]
+
+    world.attach_eni(eni_id, instance.id)
+    await place.clock.advance(1.9)
+    assert eni_id not in wire.cards
+    await place.clock.advance(3)
+    assert world.enis[eni_id].status is EniStatus.IN_USE
+    card = wire.cards[eni_id]
+    assert card == Card(
+        eni_id=eni_id,
+        instance_id=instance.id,
+        mac=world.enis[eni_id].mac,
+        addresses=world.enis[eni_id].addresses,
+        gateway=IPv4Address("10.0.0.253"),
+        prefix=IPv4Network("10.0.0.0/24"),
+        primary=False,
+        source_dest_check=True,
+        mtu=1500,
+    )
+    assert len(card.addresses) == 3
+
+    await place.do(world.unassign_addresses(eni_id, card.addresses[1:]))
+    assert wire.cards[eni_id].addresses == card.addresses[:1]
+    await place.do(world.modify_eni(eni_id, source_dest_check=False))
+    assert not wire.cards[eni_id].source_dest_check
+    await place.do(world.modify_eni(eni_id, name="only the books know"))
+
+    world.detach_eni(eni_id, instance.id)
+    await place.clock.advance(4)
+    assert [what for what, which in wire.calls if which == eni_id] == ["plug", "update", "update", "unplug"]
+
+
+@pytest.fixture(params=range(6))
+async def attached(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Place, str, str]]:
+    """An instance and an ENI at the very moment it says InUse, by many seeds: the link may be there or not."""
+    place = Place(request.param)
+    running = asyncio.create_task(place.world.run())
+    await asyncio.sleep(0)
+    instance = await place.world.create_instance("n", "ecs.g7.xlarge", place.vswitch.id, [place.group.id])
+    eni_id = await place.create()
+    place.world.attach_eni(eni_id, instance.id)
+    while place.world.enis[eni_id].status is not EniStatus.IN_USE:
+        await place.clock.advance(0.1)
+    yield place, instance.id, eni_id
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_an_eni_may_be_assigned_to_before_its_link_is_there(attached: tuple[Place, str, str]) -> None:
+    """Whichever comes first, the card ends up with the addresses of the books."""
+    place, _, eni_id = attached
+    call = asyncio.create_task(place.world.assign_addresses(eni_id, count=2))
+    await place.clock.advance(2)
+    assert place.wire.cards[eni_id].addresses == (place.world.enis[eni_id].primary_address, *(await call))
+
+
+async def test_an_eni_may_be_detached_before_its_link_is_there(attached: tuple[Place, str, str]) -> None:
+    """Plugged or not, it ends up Available and out of the instance."""
+    place, instance_id, eni_id = attached
+    place.world.detach_eni(eni_id, instance_id)
+    await place.clock.advance(10)
+    assert place.world.enis[eni_id].status is EniStatus.AVAILABLE
+    assert eni_id not in place.wire.cards
+
+
+async def test_a_wire_that_fails_to_plug_gives_the_eni_back(place: Place) -> None:
+    """Available again, in no slot; the next attach works."""
+    instance = await place.world.create_instance("n", "ecs.g7.xlarge", place.vswitch.id, [place.group.id])
+    eni_id = await place.create()
+    for _ in range(4):
+        place.wire.broken = {"plug"}
+        place.world.attach_eni(eni_id, instance.id)
+        await place.clock.advance(5)
+        eni = place.world.enis[eni_id]
+        assert (eni.status, eni.instance_id, eni.slot) == (EniStatus.AVAILABLE, None, None)
+    place.wire.broken = set()
+    place.world.attach_eni(eni_id, instance.id)
+    await place.clock.advance(5)
+    assert place.world.enis[eni_id].slot == 1
+
+
+async def test_a_wire_that_fails_to_unplug_is_asked_again(place: Place) -> None:
+    """Detaching until the wire lets go."""
+    instance = await place.world.create_instance("n", "ecs.g7.xlarge", place.vswitch.id, [place.group.id])
+    eni_id = await place.create()
+    place.world.attach_eni(eni_id, instance.id)
+    await place.clock.advance(5)
+    place.wire.broken = {"unplug"}
+    place.world.detach_eni(eni_id, instance.id)
+    await place.clock.advance(60)
+    assert place.world.enis[eni_id].status is EniStatus.DETACHING
+    place.wire.broken = set()
+    await place.clock.advance(2)
+    assert place.world.enis[eni_id].status is EniStatus.AVAILABLE
+
+
+async def test_a_wire_that_fails_to_update_changes_no_books(place: Place) -> None:
+    """The call fails, and the addresses are free again."""
+    instance = await place.world.create_instance("n", "ecs.g7.xlarge", place.vswitch.id, [place.group.id])
+    eni_id = await place.create()
+    place.world.attach_eni(eni_id, instance.id)
+    await place.clock.advance(5)
+    before, free = place.world.enis[eni_id], place.world.available(place.vswitch.id)
+    place.wire.broken = {"update"}
+    with pytest.raises(OSError, match="update is broken"):
+        await place.do(place.world.assign_addresses(eni_id, count=3))
+    assert place.world.enis[eni_id] == before
+    assert place.world.available(place.vswitch.id) == free
+
+
+async def test_one_eni_does_one_thing_at_a_time(place: Place) -> None:
+    """A second call meanwhile is Operation.Conflict; afterwards it works; Delete has a name of its own for it."""
+    world = place.world
+    instance = await world.create_instance("n", "ecs.g7.xlarge", place.vswitch.id, [place.group.id])
+    eni_id = await place.create()
+    first = asyncio.create_task(world.assign_addresses(eni_id, count=1))
+    await place.clock.somebody_sleeps()
+    with pytest.raises(Refused, match=r"^Operation\.Conflict"):
+        await world.assign_addresses(eni_id, count=1)
+    with pytest.raises(Refused, match=r"^Operation\.Conflict"):
+        world.attach_eni(eni_id, instance.id)
+    with pytest.raises(Refused, match=r"^InvalidOperation\.Conflict"):
+        world.delete_eni(eni_id)
+    world.tag(eni_id, {"tagged": "meanwhile"})
+    await place.clock.advance(1)
+    await first
+    assert world.enis[eni_id].tags == {"tagged": "meanwhile"}
+    await place.do(world.assign_addresses(eni_id, count=1))
+    assert len(world.enis[eni_id].addresses) == 3
+
+
+async def test_a_cancelled_call_leaves_nothing_behind(place: Place) -> None:
+    """Create and Assign, cut off while they wait, give their addresses back."""
+    world = place.world
+    eni_id = await place.create()
+    free = world.available(place.vswitch.id)
+    for call in (
+        world.create_eni(place.vswitch.id, [place.group.id], secondary_count=5),
+        world.assign_addresses(eni_id, count=5),
+    ):
+        task = asyncio.create_task(call)  # type: ignore[arg-type]
+        await place.clock.somebody_sleeps()
+        task.cancel()
+        await asyncio.wait([task])
+        await place.clock.advance(1)
+        assert world.available(place.vswitch.id) == free
+    await place.do(world.assign_addresses(eni_id, count=1))
+
+
+async def test_a_world_that_does_not_run_says_so() -> None:
+    """Rather than let an ENI attach for ever."""
+    place = Place()
+    instance = await place.world.create_instance("n", "ecs.g7.xlarge", place.vswitch.id, [place.group.id])
+    eni_id = await place.create()
+    with pytest.raises(RuntimeError, match="does not run"):
+        place.world.attach_eni(eni_id, instance.id)
+
+
+async def test_the_ground_is_checked(place: Place) -> None:
+    """A vSwitch lies in its VPC, beside the others, between /16 and /29."""
+    (vpc_id,) = place.world.vpcs
+    for cidr, message in (("10.1.0.0/24", "inside"), ("10.0.1.0/30", "/29"), ("10.0.0.128/25", "overlaps")):
+        with pytest.raises(ValueError, match=message):
+            place.world.create_vswitch("x", vpc_id, IPv4Network(cidr))
+
+
+async def test_describe_shows_where_everything_is(place: Place) -> None:
+    """What ``vpcbox status`` is made from."""
+    instance = await place.world.create_instance("n", "ecs.g7.xlarge", place.vswitch.id, [place.group.id])
+    told = place.world.describe()
+    assert told["vpc"]["vswitches"] == [
+        {"id": place.vswitch.id, "name": "s", "zone": "cn-box-a", "cidr": "10.0.0.0/24"}
+    ]
+    (row,) = told["instances"]
+    assert (row["instance_id"], row["name"]) == (instance.id, "n")
+    assert place.world.instance_of(IPv4Address(row["address"])) == instance.id
+    assert place.world.instance_of(IPv4Address("10.0.0.99")) is None
+    assert place.world.instance_of(IPv4Address("192.0.2.1")) is None

@@ -1,0 +1,1 @@
+"""A real Kubernetes on the instances of a box."""

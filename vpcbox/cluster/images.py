@@ -1,0 +1,83 @@
+"""Container images without a registry: archives in the form of `docker save`, made of one static binary.
+
+Form: https://github.com/moby/docker-image-spec/blob/main/spec.md (manifest.json, one config per image, layers as tar).
+`ctr -n k8s.io image import` reads it. Pods of these images use imagePullPolicy IfNotPresent or Never.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PAUSE = "registry.k8s.io/pause:3.10"
+AGNHOST = "registry.k8s.io/e2e-test-images/agnhost:2.53"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image of the archive: its name with tag, and what it runs."""
+
+    name: str
+    entrypoint: tuple[str, ...]
+    command: tuple[str, ...] = ()
+
+
+def box_images() -> list[Image]:
+    """The images every node of a box has: the sandbox's and the one test pods are made of, both out of agnhost."""
+    return [Image(PAUSE, ("/agnhost", "pause")), Image(AGNHOST, ("/agnhost",), ("pause",))]
+
+
+def write_archive(target: Path, binary: Path, images: Sequence[Image], *, architecture: str = "amd64") -> None:
+    """Write an archive of images that share one layer: `binary`, under its own name, in the root.
+
+    The same input gives the same bytes.
+    """
+    layer = _layer(binary)
+    diff_id = f"sha256:{hashlib.sha256(layer).hexdigest()}"
+    configs = [_config(image, diff_id, architecture) for image in images]
+    manifest = [
+        {"Config": f"{hashlib.sha256(config).hexdigest()}.json", "RepoTags": [image.name], "Layers": ["layer.tar"]}
+        for image, config in zip(images, configs, strict=True)
+    ]
+    with tarfile.open(target, "w") as archive:
+        _add(archive, "layer.tar", layer)
+        for entry, config in zip(manifest, configs, strict=True):
+            _add(archive, str(entry["Config"]), config)
+        _add(archive, "manifest.json", json.dumps(manifest).encode())
+
+
+def _layer(binary: Path) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as layer:
+        _add(layer, binary.name, binary.read_bytes(), mode=0o755)
+        # A file system where programs may keep temporary files, as images have it
+        tmp = tarfile.TarInfo("tmp")
+        tmp.type, tmp.mode = tarfile.DIRTYPE, 0o1777
+        layer.addfile(tmp)
+    return buffer.getvalue()
+
+
+def _config(image: Image, diff_id: str, architecture: str) -> bytes:
+    config = {
+        "architecture": architecture,
+        "os": "linux",
+        "created": "1970-01-01T00:00:00Z",
+        "config": {
+            "Entrypoint": list(image.entrypoint),
+            "Cmd": list(image.command),
+            "Env": ["PATH=/"],
+            "WorkingDir": "/",
+        },
+        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+        "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "vpcbox"}],
+    }
+    return json.dumps(config, sort_keys=True).encode()
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes, *, mode: int = 0o644) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(content), mode
+    archive.addfile(entry, io.BytesIO(content))

@@ -1,0 +1,1 @@
+"""Data the box is made from."""

@@ -1,0 +1,1 @@
+"""The metadata service an instance finds at 100.100.100.200."""

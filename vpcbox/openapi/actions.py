@@ -1,0 +1,40 @@
+"""What the OpenAPI can be asked for: one function an Action, by the product's version."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from vpcbox.openapi import eni, instance, private_ip, tag, vpc
+from vpcbox.openapi.params import Params
+from vpcbox.world.world import World
+
+Action = Callable[[World, Params], Awaitable[dict[str, Any]]]
+
+ECS = "2014-05-26"
+VPC = "2016-04-28"
+
+ACTIONS: Mapping[str, Mapping[str, Action]] = {
+    ECS: {
+        "AssignPrivateIpAddresses": private_ip.assign_private_ip_addresses,
+        "AttachNetworkInterface": eni.attach_network_interface,
+        "CreateNetworkInterface": eni.create_network_interface,
+        "DeleteNetworkInterface": eni.delete_network_interface,
+        "DescribeInstanceTypes": instance.describe_instance_types,
+        "DescribeInstances": instance.describe_instances,
+        "DescribeNetworkInterfaceAttribute": eni.describe_network_interface_attribute,
+        "DescribeNetworkInterfaces": eni.describe_network_interfaces,
+        "DescribeVSwitches": vpc.describe_vswitches,  # the old twin of the VPC product's
+        "DescribeVpcs": vpc.describe_vpcs,
+        "DetachNetworkInterface": eni.detach_network_interface,
+        "ListTagResources": tag.list_tag_resources,
+        "ModifyNetworkInterfaceAttribute": eni.modify_network_interface_attribute,
+        "TagResources": tag.tag_resources,
+        "UnassignPrivateIpAddresses": private_ip.unassign_private_ip_addresses,
+        "UntagResources": tag.untag_resources,
+    },
+    VPC: {
+        "DescribeVSwitches": vpc.describe_vswitches,
+        "DescribeVpcs": vpc.describe_vpcs,
+    },
+}
+
+WITH_CLIENT_TOKEN = frozenset({"CreateNetworkInterface", "AssignPrivateIpAddresses"})

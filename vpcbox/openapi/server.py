@@ -1,0 +1,147 @@
+"""The OpenAPI's endpoint: every request passes gate, faults and token on its way to its Action."""
+
+import json
+import logging
+import uuid
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from aiohttp import web
+
+from vpcbox.faults import Faults, Kind, Rule
+from vpcbox.openapi import errors
+from vpcbox.openapi.actions import ACTIONS, VPC, WITH_CLIENT_TOKEN
+from vpcbox.openapi.credentials import Credentials
+from vpcbox.openapi.gateway import Call, Gateway
+from vpcbox.openapi.idempotency import Tokens
+from vpcbox.openapi.params import Params, missing
+from vpcbox.world.errors import Refused
+from vpcbox.world.model import REGION
+from vpcbox.world.world import World
+
+_log = logging.getLogger(__name__)
+
+
+def application(world: World, credentials: Credentials, faults: Faults) -> web.Application:
+    """ECS and VPC on one endpoint: GET and POST on any path, the version tells the product."""
+    endpoint = _Endpoint(world, credentials, faults)
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", endpoint.handle)
+    return app
+
+
+class _Endpoint:
+    def __init__(self, world: World, credentials: Credentials, faults: Faults) -> None:
+        self._world = world
+        self._faults = faults
+        self._gateway = Gateway(credentials, world.clock)
+        self._tokens = Tokens(world.clock)
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Answer one request, whatever it is."""
+        request_id = str(uuid.uuid4()).upper()
+        call = await _call(request)
+        try:
+            answer = await self._answer(call)
+        except Refused as refused:
+            status = errors.status(call.action, refused.code)
+            return _error(request, request_id, status, refused.code, refused.message)
+        except _Faulty as faulty:
+            rule = faulty.rule
+            return _error(request, request_id, rule.status, rule.code, rule.message)
+        except Exception:  # noqa: BLE001 - a fault of the box is a 500 of the cloud, and a traceback in the box's log
+            _log.exception("%s broke", call.action)
+            message = "The request processing has failed due to some unknown error."
+            return _error(request, request_id, 500, "InternalError", message)
+        return _response(request_id, 200, {**answer, "RequestId": request_id})
+
+    async def _answer(self, call: Call) -> Mapping[str, Any]:
+        if call.method not in {"GET", "POST"}:
+            raise Refused("UnsupportedHTTPMethod", "This http method is not supported.")
+        for name, value in (("Action", call.action), ("Version", call.version)):
+            if not value:
+                raise missing(name)
+        if call.version not in ACTIONS:
+            raise Refused("InvalidVersion", "Specified parameter Version is not valid.")
+        action = ACTIONS[call.version].get(call.action)
+        if action is None:
+            raise Refused("InvalidAction.NotFound", "Specified api is not found, please check your url and method.")
+        key = self._gateway.authenticate(call)
+        await self._misbehave(call.action)
+
+        params = call.action_params
+        token = params.pop("ClientToken", "") if call.action in WITH_CLIENT_TOKEN else ""
+        p = Params(params)
+        _check_region(p, mandatory=call.version != VPC)
+        if token:
+            answer: Mapping[str, Any] = await self._tokens.once(
+                (key.id, call.action, token), params, lambda: action(self._world, p)
+            )
+        else:
+            answer = await action(self._world, p)
+        if rule := self._faults.strike(Kind.LOST_ANSWER, call.action):
+            raise _Faulty(rule)
+        return answer
+
+    async def _misbehave(self, action: str) -> None:
+        if self._faults.throttled(action, self._world.clock.now()):
+            raise Refused("Throttling.User", "Request was denied due to user flow control.")
+        if rule := self._faults.strike(Kind.ERROR, action):
+            raise _Faulty(rule)
+        if rule := self._faults.strike(Kind.DELAY, action):
+            await self._world.clock.sleep(rule.seconds)
+
+
+class _Faulty(Exception):
+    """A rule answers in place of the cloud."""
+
+    def __init__(self, rule: Rule) -> None:
+        super().__init__(rule.code)
+        self.rule = rule
+
+
+def _check_region(p: Params, *, mandatory: bool) -> None:
+    region = p.required("RegionId") if mandatory else p.text("RegionId")
+    if region not in {None, REGION}:
+        raise Refused("InvalidRegionId.NotFound", f'The specified RegionId "{region}" does not exist.')
+
+
+async def _call(request: web.Request) -> Call:
+    body = await request.read()
+    form = request.content_type == "application/x-www-form-urlencoded"
+    path, _, query = request.raw_path.partition("?")
+    return Call(
+        method=request.method,
+        path=path,
+        query=parse_qsl(query, keep_blank_values=True),
+        form=parse_qsl(body.decode(errors="replace"), keep_blank_values=True) if form else (),
+        headers={name.lower(): value for name, value in request.headers.items()},
+        body=body,
+    )
+
+
+def _error(request: web.Request, request_id: str, status: int, code: str, message: str) -> web.Response:
+    return _response(
+        request_id,
+        status,
+        {
+            "RequestId": request_id,
+            "HostId": request.host,
+            "Code": code,
+            "Message": message,
+            "Recommend": f"https://api.aliyun.com/troubleshoot?q={code}&product=Ecs",
+        },
+    )
+
+
+def _response(request_id: str, status: int, body: Mapping[str, Any]) -> web.Response:
+    return web.Response(
+        status=status,
+        body=json.dumps(body).encode(),
+        headers={
+            "Content-Type": "application/json;charset=utf-8",
+            "x-acs-request-id": request_id,
+            "x-acs-trace-id": uuid.uuid4().hex,
+        },
+    )

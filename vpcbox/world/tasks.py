@@ -1,0 +1,72 @@
+"""Who is at work on which ENI: one call at a time, one change of status at a time, one word to the wire at a time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from vpcbox.world.errors import Refused
+
+
+class Tasks:
+    """The work in progress. ``run`` must be running while changes of status are started."""
+
+    def __init__(self) -> None:
+        self._group: asyncio.TaskGroup | None = None
+        self._busy: set[str] = set()
+        self._changing: set[tuple[str, str]] = set()
+        self._turns: dict[str, asyncio.Lock] = {}
+
+    async def run(self) -> None:
+        """Carry out what is started, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                self._group = None
+
+    def busy(self, eni_id: str) -> bool:
+        """A call has the ENI to itself."""
+        return eni_id in self._busy
+
+    def check_idle(self, eni_id: str) -> None:
+        """``Operation.Conflict`` where a call has the ENI to itself."""
+        if eni_id in self._busy:
+            raise Refused("Operation.Conflict", "ecs task is conflicted.")
+
+    @contextmanager
+    def alone(self, eni_id: str) -> Iterator[None]:
+        """Have the ENI to oneself; only its tags and its status may change meanwhile."""
+        self.check_idle(eni_id)
+        self._busy.add(eni_id)
+        try:
+            yield
+        finally:
+            self._busy.remove(eni_id)
+
+    @asynccontextmanager
+    async def turn(self, eni_id: str) -> AsyncIterator[None]:
+        """Speak to the wire about a card when nobody else does."""
+        async with self._turns.setdefault(eni_id, asyncio.Lock()):
+            yield
+
+    def start(self, eni_id: str, status: str, change: Coroutine[Any, Any, None]) -> None:
+        """Let the change take its course that ``status`` announces, unless it is under way already."""
+        if self._group is None or (eni_id, status) in self._changing:
+            change.close()
+        if self._group is None:
+            raise RuntimeError("the world does not run")
+        if (eni_id, status) not in self._changing:
+            self._changing.add((eni_id, status))
+            self._group.create_task(self._until_done(eni_id, status, change), name=f"{status} {eni_id}")
+
+    async def _until_done(self, eni_id: str, status: str, change: Coroutine[Any, Any, None]) -> None:
+        try:
+            await change
+        finally:
+            self._changing.discard((eni_id, status))
+
+    def forget(self, eni_id: str) -> None:
+        """The ENI is gone."""
+        self._turns.pop(eni_id, None)
