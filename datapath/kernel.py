@@ -1,0 +1,68 @@
+"""The way into the kernel for one piece of work: sockets in the node's namespace and in that of a pod, if any."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from datapath import netns, rtnetlink
+from datapath.netlink import Netlink
+from datapath.state import Netns
+
+_NETLINK_NETFILTER: Final = 12
+_GONE: Final = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL)
+"""No path, or a path that nothing is mounted on any more: setns(2) says EINVAL of a plain file."""
+
+
+@dataclass
+class Kernel:
+    """Sockets by namespace, and the ifindex of each device met so far."""
+
+    routes: dict[Netns, Netlink]
+    """rtnetlink; no entry for the pod when its namespace is gone."""
+    sets: Netlink
+    """nfnetlink in the node's namespace."""
+    netns: dict[Netns, int]
+    """Descriptors of the namespaces."""
+    indexes: dict[tuple[Netns, str], int] = field(default_factory=dict)
+
+    @property
+    def has_pod(self) -> bool:
+        """Whether the pod's namespace could be entered."""
+        return Netns.POD in self.routes
+
+    def index(self, where: Netns, name: str) -> int:
+        """The ifindex of a device. NetlinkError ENODEV: there is none of that name."""
+        known = self.indexes.get((where, name))
+        if known is None:
+            (payload,) = self.routes[where].call(rtnetlink.get_link(name))
+            known = self.indexes[where, name] = rtnetlink.link(payload).index
+        return known
+
+
+@contextmanager
+def opened(pod: str = "") -> Iterator[Kernel]:
+    """Sockets in the calling thread's namespace and in that at the path ``pod``; without these where it is gone."""
+    with ExitStack() as stack:
+        home = stack.enter_context(netns.opened(netns.CURRENT))
+        kernel = Kernel(
+            routes={Netns.NODE: stack.enter_context(Netlink(netns.netlink_socket(socket.NETLINK_ROUTE)))},
+            sets=stack.enter_context(Netlink(netns.netlink_socket(_NETLINK_NETFILTER))),
+            netns={Netns.NODE: home},
+        )
+        if pod:
+            try:
+                inside = stack.enter_context(netns.opened(pod))
+                if not os.path.samestat(os.fstat(inside), os.fstat(home)):
+                    wire = Netlink(netns.netlink_socket(socket.NETLINK_ROUTE, netns=inside))
+                    kernel.routes[Netns.POD] = stack.enter_context(wire)
+                    kernel.netns[Netns.POD] = inside
+            except OSError as error:
+                if error.errno not in _GONE:
+                    raise
+        yield kernel

@@ -1,0 +1,200 @@
+"""What the kernel holds of the items that a plan is about.
+
+Looked at is what can be ours and nothing else: links by name, ifalias, MAC or ENI id, routes and rules by protocol
+number, addresses and permanent neighbours on those links, members of our sets.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Final
+
+from datapath import ipset, rtnetlink
+from datapath.kernel import Kernel
+from datapath.netlink import NetlinkError
+from datapath.plan.node import rp_filter_path
+from datapath.rtnetlink import Link
+from datapath.state import TABLE_MAIN, Addr, Eni, Item, Member, Netns, NetState, Route, Rule, Sysctl, Veth
+from eniway import names
+from eniway.model import Card, LeaseKey, Mac
+
+SYSCTL: Final = Path("/proc/sys")
+
+
+def lease(kernel: Kernel, key: LeaseKey, *, peer: str, card: Card | None, addresses: Iterable[IPv4Address]) -> NetState:
+    """What is there of a lease: its veth, its card if it is exclusive, and what hangs on them in both namespaces.
+
+    ``peer``: name of the pod's end of the veth. ``card``: the exclusive card. ``addresses``: those the lease is about;
+    set members for them are looked for.
+    """
+    inside = _links(kernel, Netns.POD) if kernel.has_pod else []
+    items: set[Item] = set()
+    devices: dict[Netns, dict[int, str]] = {Netns.NODE: {}, Netns.POD: {}}
+    veth = _veth(kernel, key, next((link for link in inside if link.name == peer), None))
+    if veth is not None:
+        items.add(veth)
+        devices[Netns.NODE][kernel.indexes[Netns.NODE, veth.name]] = veth.name
+        if veth.peer is not None:
+            devices[Netns.POD][kernel.indexes[Netns.POD, veth.peer]] = veth.peer
+    if card is not None:
+        where, link = Netns.POD, next((link for link in inside if is_card(link, card)), None)
+        if link is None:
+            where, link = Netns.NODE, find(kernel, lambda link: is_card(link, card))
+        if link is not None:
+            items.add(_eni(card, link, where))
+            devices[where][link.index] = link.name
+    if devices[Netns.NODE]:
+        items |= _routes(kernel, Netns.NODE, names.TABLE_PODS, devices[Netns.NODE])
+    if devices[Netns.POD]:
+        items |= _on_links(kernel, Netns.POD, devices[Netns.POD])
+        items |= _routes(kernel, Netns.POD, TABLE_MAIN, devices[Netns.POD])
+    return frozenset(items) | _members(kernel, frozenset(addresses))
+
+
+def shared_card(kernel: Kernel, card: Card) -> NetState:
+    """What is there of a card that shared pods leave by; rules and unreachable routes even when it is not here."""
+    table = names.eni_table(card.slot)
+    items: set[Item] = {rule for rule in _rules(kernel) if rule.table == table}
+    devices: dict[int, str] = {}
+    link = find(kernel, lambda link: is_card(link, card))
+    if link is not None:
+        items.add(_eni(card, link, Netns.NODE))
+        devices[link.index] = link.name
+        items |= _on_links(kernel, Netns.NODE, devices)
+    return frozenset(items | _routes(kernel, Netns.NODE, table, devices))
+
+
+def node(kernel: Kernel, sysctls: Iterable[str]) -> NetState:
+    """The node-wide rule and the given sysctls."""
+    rules = {rule for rule in _rules(kernel) if rule.table == names.TABLE_PODS}
+    return frozenset(rules | {Sysctl(path=path, value=(SYSCTL / path).read_text().strip()) for path in sysctls})
+
+
+def rp_filters(kernel: Kernel) -> Mapping[str, int]:
+    """rp_filter by link, ``all`` and ``default`` among them; links of pods left out, they have theirs."""
+    found = {link.name: link.rp_filter for link in _links(kernel, Netns.NODE) if link.group != names.LINK_GROUP}
+    for name in ("all", "default"):
+        found[name] = int((SYSCTL / rp_filter_path(name)).read_text())
+    return found
+
+
+def find(kernel: Kernel, wanted: Callable[[Link], bool]) -> Link | None:
+    """The first link in the node's namespace that is wanted."""
+    return next(filter(wanted, _links(kernel, Netns.NODE)), None)
+
+
+def is_card(link: Link, card: Card) -> bool:
+    """Whether a link is the card: by MAC, or by the ENI id it bears while in a pod, which may have changed its MAC."""
+    return link.group != names.LINK_GROUP and (link.alias == card.eni_id or card.mac in {link.permanent_mac, link.mac})
+
+
+def leases(kernel: Kernel) -> Mapping[LeaseKey, str]:
+    """Node's end of each lease's veth, by the key in its ifalias."""
+    found = ((LeaseKey.from_alias(link.alias), link) for link in _links(kernel, Netns.NODE))
+    return {key: link.name for key, link in found if key is not None and link.name == names.host_link(key)}
+
+
+def orphan(kernel: Kernel, key: LeaseKey) -> NetState:
+    """What is there, on the node's side, of a lease that nobody knows: its addresses are read off the host routes."""
+    found = lease(kernel, key, peer="", card=None, addresses=())
+    addresses = {item.destination.network_address for item in found if isinstance(item, Route)}
+    link = names.host_link(key)
+    pairs = frozenset(item for item in _listed(kernel, names.IPSET_HAIRPIN, [link.encode()]) if item.dev == link)
+    return found | _members(kernel, frozenset(addresses | {item.address for item in pairs}))
+
+
+# --- parts
+
+
+def _links(kernel: Kernel, where: Netns) -> list[Link]:
+    found = [rtnetlink.link(payload) for payload in kernel.routes[where].dump(rtnetlink.get_links())]
+    kernel.indexes.update({(where, link.name): link.index for link in found})
+    return found
+
+
+def _veth(kernel: Kernel, key: LeaseKey, inside: Link | None) -> Veth | None:
+    name = names.host_link(key)
+    try:
+        (payload,) = kernel.routes[Netns.NODE].call(rtnetlink.get_link(name))
+    except NetlinkError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        return None
+    host = rtnetlink.link(payload)
+    kernel.indexes[Netns.NODE, name] = host.index
+    # Two ends of a pair name each other's ifindex.
+    paired = inside is not None and (inside.peer_index, inside.index) == (host.index, host.peer_index)
+    other = inside if inside is not None and paired else None
+    return Veth(
+        name=name,
+        peer=other.name if other else None,
+        mac=host.mac,
+        peer_mac=other.mac if other else Mac(""),
+        mtu=host.mtu,
+        peer_mtu=other.mtu if other else 0,
+        alias=host.alias,
+        group=host.group,
+        rp_filter=host.rp_filter,
+        up=host.up and (other is None or other.up),
+    )
+
+
+def _eni(card: Card, link: Link, where: Netns) -> Eni:
+    return Eni(
+        eni_id=card.eni_id,
+        netns=where,
+        name=link.name,
+        mac=link.mac,
+        mtu=link.mtu,
+        alias=link.alias,
+        group=link.group,
+        txqlen=link.txqlen,
+        up=link.up,
+        rp_filter=link.rp_filter,
+        altnames=link.altnames,
+    )
+
+
+def _on_links(kernel: Kernel, where: Netns, devices: Mapping[int, str]) -> set[Item]:
+    """Addresses and permanent neighbours of ``devices`` (name by ifindex)."""
+    from_kernel = kernel.routes[where]
+    addresses = map(rtnetlink.address, from_kernel.dump(rtnetlink.get_addresses()))
+    items: set[Item] = {
+        Addr(netns=where, dev=devices[index], address=address) for index, address in addresses if index in devices
+    }
+    for payload in from_kernel.dump(rtnetlink.get_neighbours()):
+        neighbour = rtnetlink.neighbour(payload, netns=where, devices=devices)
+        if neighbour is not None:
+            items.add(neighbour)
+    return items
+
+
+def _routes(kernel: Kernel, where: Netns, table: int, devices: Mapping[int, str]) -> set[Item]:
+    try:
+        payloads = kernel.routes[where].dump(rtnetlink.get_routes(table))
+    except NetlinkError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return set()
+    found = (rtnetlink.route(payload, netns=where, devices=devices) for payload in payloads)
+    return {route for route in found if route is not None and route.table == table}
+
+
+def _rules(kernel: Kernel) -> set[Rule]:
+    found = (rtnetlink.rule(payload) for payload in kernel.routes[Netns.NODE].dump(rtnetlink.get_rules()))
+    return {rule for rule in found if rule is not None}
+
+
+def _members(kernel: Kernel, addresses: frozenset[IPv4Address]) -> frozenset[Member]:
+    sets = (names.IPSET_SOURCES, names.IPSET_PODS, names.IPSET_EXCLUSIVE, names.IPSET_HAIRPIN)
+    about = [address.packed for address in addresses]
+    listed = (item for name in sets for item in _listed(kernel, name, about))
+    return frozenset(item for item in listed if item.address in addresses)
+
+
+def _listed(kernel: Kernel, name: str, about: Collection[bytes]) -> Iterator[Member]:
+    for payload in kernel.sets.dump(ipset.list_members(name)):
+        yield from ipset.members(payload, about=about)

@@ -1,0 +1,1 @@
+"""What the kernel should hold, from leases and cards. Pure."""

@@ -1,0 +1,153 @@
+"""What the kernel holds for pods, as values: the words that plan, diff, observe and apply share.
+
+A state is a set of items. An item says in which network namespace it lives, what identifies it (``key``: two items of
+one key cannot exist at once) and how it is set. Devices are named, not numbered: an ifindex means nothing before the
+link exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import TypeAlias
+
+from eniway.model import EniId, Mac
+
+METRIC_LAST = 4294967295
+"""The highest route metric: such a route is looked at when no other of its destination is left."""
+TABLE_MAIN = 254
+
+
+class Netns(StrEnum):
+    """The two network namespaces that a lease touches."""
+
+    NODE = "node"
+    POD = "pod"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Veth:
+    """A veth pair: one item, because the kernel makes and unmakes both ends at once."""
+
+    name: str
+    """The node's end."""
+    peer: str | None
+    """The pod's end; None, only ever observed: the far end is in some other namespace."""
+    mac: Mac
+    peer_mac: Mac
+    mtu: int
+    peer_mtu: int
+    alias: str
+    """ifalias of the node's end: the lease key, from which books can be rebuilt."""
+    group: int
+    """Link group of the node's end."""
+    rp_filter: int
+    """Of the node's end; strict (1) keeps a pod from using its neighbour's address."""
+    up: bool
+    """Both ends are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Eni:
+    """A card, wherever it is plugged. In a plan, None leaves it as it is."""
+
+    eni_id: EniId
+    netns: Netns
+    name: str
+    mac: Mac
+    mtu: int
+    alias: str
+    """The ENI id while the card is in a pod, which may change the MAC, else empty."""
+    group: int
+    txqlen: int
+    up: bool
+    rp_filter: int | None
+    altnames: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addr:
+    """An IPv4 address of a device."""
+
+    netns: Netns
+    dev: str
+    address: IPv4Interface
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """An IPv4 route with our protocol number; without ``dev`` it answers "unreachable"."""
+
+    netns: Netns
+    table: int
+    destination: IPv4Network
+    dev: str | None
+    gateway: IPv4Address | None = None
+    onlink: bool = False
+    source: IPv4Address | None = None
+    """Preferred source address."""
+    metric: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neigh:
+    """A permanent neighbour entry."""
+
+    netns: Netns
+    dev: str
+    address: IPv4Address
+    mac: Mac
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A policy rule of the node with our protocol number: read ``table`` (for packets with ``mark`` under ``mask``)."""
+
+    priority: int
+    table: int
+    mark: int = 0
+    mask: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sysctl:
+    """A file below /proc/sys in the node's namespace. It can be set, not unset."""
+
+    path: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A member of one of the node's ipsets; ``dev`` in hash:net,iface, ``mark`` (value, mask) in sets with skbinfo."""
+
+    set: str
+    address: IPv4Address
+    dev: str | None = None
+    mark: tuple[int, int] | None = None
+
+
+Item: TypeAlias = Veth | Eni | Addr | Route | Neigh | Rule | Sysctl | Member
+NetState: TypeAlias = frozenset[Item]
+NOTHING: NetState = frozenset()
+
+
+def key(item: Item) -> Hashable:  # noqa: PLR0911 -- one line a kind
+    """What identifies an item among all others; the rest of it can be changed."""
+    match item:
+        case Veth():
+            return Veth, item.name
+        case Eni():
+            return Eni, item.eni_id
+        case Route():
+            return Route, item.netns, item.table, item.destination, item.metric
+        case Neigh():
+            return Neigh, item.netns, item.dev, item.address
+        case Sysctl():
+            return Sysctl, item.path
+        case Member():
+            return Member, item.set, item.address, item.dev
+        case Addr() | Rule():
+            return item

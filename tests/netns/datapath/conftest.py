@@ -1,0 +1,67 @@
+"""Fixtures: a VPC, two started nodes in it, and an instance that is none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from datapath.network import Network
+from tests.netns.datapath.fabric import GATEWAY, SERVICE_CIDR, VSWITCH, Namespace, Node, Vpc
+
+
+@pytest.fixture
+def vpc() -> Iterator[Vpc]:
+    """An empty VPC."""
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    made: list[str] = []
+    try:
+        vpc = Vpc(Namespace(""), made)
+        vpc.router = Namespace(vpc.namespace())
+        router = vpc.router
+        router.ip(f"addr add {GATEWAY}/32 dev lo")
+        for path, value in (("ip_forward", "1"), ("conf/all/rp_filter", "0"), ("conf/default/rp_filter", "0")):
+            router.write(f"net/ipv4/{path}", value)
+        router.exec("ipset", "create", "legal", "hash:net,iface")
+        router.exec("iptables", "-A", "FORWARD", "-m", "set", "!", "--match-set", "legal", "src,src", "-j", "DROP")
+        router.exec("iptables", "-A", "FORWARD", "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP")
+        yield vpc
+    finally:
+        for name in made:
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+@pytest.fixture
+async def nodes(vpc: Vpc) -> AsyncIterator[tuple[Node, Node]]:
+    """Two nodes, each with eth1 for shared pods and eth2 and eth3 free, started."""
+    async with AsyncExitStack() as stack:
+        made = []
+        for _ in range(2):
+            name = vpc.namespace()
+            network = await stack.enter_async_context(Network(path=f"/run/netns/{name}"))
+            node = vpc.instance(network, name)
+            for slot in (1, 2, 3):
+                node.cards[slot] = vpc.card(node, slot)
+            await network.start(service_cidr=SERVICE_CIDR, primary=node.cards[0])
+            await network.prepare_card(node.cards[1])
+            made.append(node)
+        first, second = made
+        yield first, second
+
+
+@pytest.fixture
+def outside(vpc: Vpc) -> Namespace:
+    """An instance that is no node."""
+    name = vpc.namespace()
+    node = Namespace(name)
+    card = vpc.card(node, 0)
+    node.ip(
+        f"addr add {card.address}/{VSWITCH.prefixlen} dev eth0",
+        "link set eth0 up",
+        f"route add default via {GATEWAY} dev eth0",
+    )
+    return node

@@ -1,0 +1,305 @@
+"""A VPC of two nodes and an outside instance from network namespaces: one router that delivers by address, as the real one does.
+
+Each card is a veth whose far end is a port of the router. The router answers every ARP with ee:ff:ff:ff:ff:ff, delivers each
+address to its card by a permanent neighbour, drops what comes from an address that is not the card's, and drops what
+conntrack finds invalid, as a stateful security group would: both directions of a connection have to take the same cards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+from itertools import count
+from typing import TypeVar
+
+from datapath import netns
+from datapath.network import Network
+from eniway import names
+from eniway.model import Card, ContainerId, EniId, Kind, Lease, LeaseKey, Mac, PodRef, PodUid, Slot
+
+SERVICE_CIDR = IPv4Network("172.21.0.0/20")
+VSWITCH = IPv4Network("10.0.0.0/20")
+GATEWAY = IPv4Address("10.0.15.253")
+
+_serial = count()
+
+
+def run(*command: str, given: str = "") -> str:
+    """Run a command; its output."""
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}\n{given}"
+    return done.stdout
+
+
+@dataclass
+class Namespace:
+    """A network namespace with a name."""
+
+    name: str
+
+    @property
+    def path(self) -> str:
+        return f"/run/netns/{self.name}"
+
+    def ip(self, *lines: str) -> None:
+        """Lines of ``ip -batch``."""
+        run("ip", "-n", self.name, "-batch", "-", given="\n".join(lines))
+
+    def show(self, *arguments: str) -> str:
+        """What ``ip`` prints."""
+        return run("ip", "-n", self.name, *arguments)
+
+    def exec(self, *command: str, given: str = "") -> str:
+        """Run a program inside."""
+        return run("ip", "netns", "exec", self.name, *command, given=given)
+
+    def write(self, path: str, value: str) -> None:
+        """Set a sysctl."""
+        with netns.opened(self.path) as descriptor, netns.entered(descriptor), open(f"/proc/sys/{path}", "w") as file:  # noqa: PTH123
+            file.write(value)
+
+    def socket(self, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+        """A socket inside."""
+        with netns.opened(self.path) as descriptor, netns.entered(descriptor):
+            return socket.socket(socket.AF_INET, kind)
+
+    def read(self, path: str) -> str:
+        """A sysctl."""
+        with netns.opened(self.path) as descriptor, netns.entered(descriptor), open(f"/proc/sys/{path}") as file:  # noqa: PTH123
+            return file.read().strip()
+
+    def nat(self, *rules: str) -> None:
+        """Append rules to iptables' nat table."""
+        self.exec("iptables-restore", "--noflush", given="\n".join(("*nat", *rules, "COMMIT", "")))
+
+    def udp(self, address: IPv4Address, port: int) -> socket.socket:
+        """A bound datagram socket inside."""
+        made = self.socket(socket.SOCK_DGRAM)
+        made.bind((str(address), port))
+        made.settimeout(3)
+        return made
+
+    def send(self, source: IPv4Address, destination: IPv4Address, port: int) -> None:
+        """Send one datagram from an address."""
+        with self.udp(source, 0) as made:
+            made.sendto(b"datagram", (str(destination), port))
+
+    def links(self) -> set[str]:
+        """Names of all links."""
+        return {line.split(":")[1].split("@")[0].strip() for line in self.show("-o", "link").splitlines()}
+
+
+@dataclass
+class Node(Namespace):
+    """An instance; ``cards`` by slot, the primary one at 0."""
+
+    network: Network
+    address: IPv4Address
+    cards: dict[int, Card] = field(default_factory=dict)
+
+    def snapshot(self) -> str:
+        """All that eniway could leave behind, as text; without ifindexes, and without what comes and goes by itself."""
+        links = self.show("-j", "-d", "link")
+        keep = ("ifname", "mtu", "address", "group", "txqlen", "ifalias", "altnames", "flags", "promiscuity")
+        rows = [{key: link.get(key) for key in keep} for link in json.loads(links)]
+        addresses = [
+            (link["ifname"], [(a["local"], a["prefixlen"]) for a in link["addr_info"]])
+            for link in json.loads(self.show("-j", "-4", "addr"))
+        ]
+        parts = [
+            *sorted(map(str, rows)),
+            *sorted(map(str, addresses)),
+            *sorted(self.show("-4", "route", "show", "table", "all").splitlines()),
+            self.show("rule"),
+            *sorted(self.show("-4", "neigh", "show", "nud", "permanent").splitlines()),
+            *sorted(line for line in self.exec("ipset", "save").splitlines() if line.startswith("add")),
+        ]
+        return "\n".join(parts)
+
+    async def watching(self) -> None:
+        """Return once somebody listens for news of links here (RTMGRP_LINK)."""
+        while not any(line.split()[1:4:2] == ["0", "00000001"] for line in self._netlink_sockets()):
+            await asyncio.sleep(0.002)
+
+    def _netlink_sockets(self) -> list[str]:
+        with (
+            netns.opened(self.path) as descriptor,
+            netns.entered(descriptor),
+            open("/proc/thread-self/net/netlink") as file,
+        ):  # noqa: PTH123
+            return file.read().splitlines()[1:]
+
+
+@dataclass
+class Vpc:
+    """The router and whatever hangs on it."""
+
+    router: Namespace
+    made: list[str]
+    _addresses: Iterator[int] = field(default_factory=lambda: count(10))
+    _ids: Iterator[int] = field(default_factory=lambda: count(1))
+    _assigned: dict[EniId, list[IPv4Address]] = field(default_factory=dict)
+
+    def namespace(self) -> str:
+        """Make a namespace; its name."""
+        name = f"eniway-t{os.getpid()}-{next(_serial)}"
+        run("ip", "netns", "add", name)
+        self.made.append(name)
+        run("ip", "-n", name, "link", "set", "lo", "up")
+        return name
+
+    def pod(self) -> Namespace:
+        """An empty namespace, as a container runtime makes it."""
+        return Namespace(self.namespace())
+
+    def address(self) -> IPv4Address:
+        """A free address."""
+        return VSWITCH[next(self._addresses)]
+
+    def card(self, where: Namespace, slot: int) -> Card:
+        """Attach a card; its link appears in ``where``."""
+        number = next(self._ids)
+        card = Card(
+            eni_id=EniId(f"eni-{number:020x}"),
+            mac=Mac(f"00:16:3e:00:00:{number:02x}"),
+            slot=Slot(slot),
+            address=self.address(),
+            prefix=VSWITCH,
+            gateway=GATEWAY,
+        )
+        self._plug(where, card)
+        self.assign(card, card.address)
+        return card
+
+    def replug(self, node: Node, card: Card) -> None:
+        """Plug a card's link in again after the kernel destroyed it."""
+        self._plug(node, card)
+        for address in self._assigned[card.eni_id]:
+            self._deliver(card, address)
+
+    def primary(self, node: Node) -> Card:
+        """The node's primary card."""
+        return node.cards[0]
+
+    async def destroy(self, pod: Namespace, node: Namespace, link: str) -> None:
+        """Remove a pod's namespace; returns when the kernel has taken its veth ``link`` from the node."""
+        run("ip", "netns", "del", pod.name)
+        self.made.remove(pod.name)
+        while link in node.links():
+            await asyncio.sleep(0.002)
+
+    def assign(self, card: Card, address: IPv4Address | None = None) -> IPv4Address:
+        """Give a card one more address."""
+        address = address or self.address()
+        self._assigned.setdefault(card.eni_id, []).append(address)
+        self._deliver(card, address)
+        self.router.exec("ipset", "add", "legal", f"{address},{_port(card)}")
+        return address
+
+    def _plug(self, where: Namespace, card: Card) -> None:
+        port = _port(card)
+        self.router.ip(
+            f"link add {port} address {names.FABRIC_MAC} type veth peer name eth{card.slot} address {card.mac} netns {where.name}",
+            f"link set {port} up",
+        )
+        for key, value in (("conf", "proxy_arp=1"), ("conf", "send_redirects=0"), ("neigh", "proxy_delay=0")):
+            name, _, number_ = value.partition("=")
+            self.router.write(f"net/ipv4/{key}/{port}/{name}", number_)
+
+    def _deliver(self, card: Card, address: IPv4Address) -> None:
+        port = _port(card)
+        self.router.ip(
+            f"neigh add {address} lladdr {card.mac} dev {port} nud permanent", f"route add {address} dev {port}"
+        )
+
+    def instance(self, network: Network, name: str) -> Node:
+        """Boot an instance: a primary card with its address and the default route."""
+        node = Node(name=name, network=network, address=IPv4Address(0))
+        card = self.card(node, 0)
+        node.cards[0] = card
+        node.address = card.address
+        node.ip(
+            f"addr add {card.address}/{VSWITCH.prefixlen} dev eth0",
+            "link set eth0 up",
+            f"route add default via {GATEWAY} dev eth0",
+        )
+        return node
+
+
+def _port(card: Card) -> str:
+    return f"p{int(card.eni_id.removeprefix('eni-'), 16)}"
+
+
+def shared_lease(vpc: Vpc, node: Node, pod: Namespace, *, slot: int = 1) -> Lease:
+    """A lease of a fresh secondary address of a shared card."""
+    card = node.cards[slot]
+    return Lease(key=key(pod), pod=REF, kind=Kind.SHARED, netns=pod.path, card=card, address=vpc.assign(card))
+
+
+def exclusive_lease(vpc: Vpc, node: Node, pod: Namespace, *, slot: int = 2) -> Lease:
+    """A lease of a card, with a secondary address of the primary one for Services."""
+    card = node.cards[slot]
+    return Lease(
+        key=key(pod),
+        pod=REF,
+        kind=Kind.EXCLUSIVE,
+        netns=pod.path,
+        card=card,
+        address=card.address,
+        service_address=vpc.assign(node.cards[0]),
+    )
+
+
+def key(pod: Namespace) -> LeaseKey:
+    """The lease key of a pod's eth0."""
+    return LeaseKey(names.CNI_NETWORK, ContainerId(pod.name), "eth0")
+
+
+REF = PodRef("default", "pod", PodUid("uid"))
+
+
+_T = TypeVar("_T")
+
+
+def inside(where: Namespace, work: Callable[[], _T]) -> _T:
+    """Run ``work`` in a namespace."""
+    with netns.opened(where.path) as descriptor, netns.entered(descriptor):
+        return work()
+
+
+def instance_address(instance: Namespace) -> IPv4Address:
+    """The address on an instance's eth0."""
+    (link,) = json.loads(instance.show("-j", "-4", "addr", "show", "dev", "eth0"))
+    return IPv4Address(link["addr_info"][0]["local"])
+
+
+def talk(
+    client: Namespace, server: Namespace, address: IPv4Address, *, dial: tuple[IPv4Address, int] | None = None
+) -> IPv4Address:
+    """Connect by TCP, exchange a word each way; the client's address as the server saw it.
+
+    The server listens on ``address``, port 8080; the client calls ``dial`` if that is somewhere else.
+    """
+    host, port = dial or (address, 8080)
+    with closing(server.socket()) as listener, closing(client.socket()) as made:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((str(address), 8080))
+        listener.listen()
+        listener.settimeout(3)
+        made.settimeout(3)
+        made.connect((str(host), port))
+        accepted, (seen, _) = listener.accept()
+        with closing(accepted):
+            accepted.settimeout(3)
+            made.sendall(b"question")
+            assert accepted.recv(100) == b"question"
+            accepted.sendall(b"answer")
+            assert made.recv(100) == b"answer"
+            return IPv4Address(seen)

@@ -1,0 +1,61 @@
+"""Who reaches whom, and from which address: the wire's promise, pod by pod on the real kernel."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+from tests.netns.datapath.fabric import (
+    Namespace,
+    Node,
+    Vpc,
+    exclusive_lease,
+    instance_address,
+    shared_lease,
+    talk,
+)
+
+
+async def test_everybody_reaches_everybody_and_shows_the_own_address(
+    vpc: Vpc, nodes: tuple[Node, Node], outside: Namespace
+) -> None:
+    """Shared and exclusive pods, on one node and across, their nodes, and an instance of the VPC that is no node."""
+    ends = [(outside, instance_address(outside))]
+    for node in nodes:
+        ends.append((node, node.address))
+        for lease_of in (shared_lease, shared_lease, exclusive_lease):
+            pod = vpc.pod()
+            lease = lease_of(vpc, node, pod)
+            await node.network.attach(lease)
+            ends.append((pod, lease.address))
+    for (client, own), (server, address) in permutations(ends, 2):
+        assert talk(client, server, address) == own
+
+
+async def test_pods_of_different_cards_leave_each_by_its_own(
+    vpc: Vpc, nodes: tuple[Node, Node], outside: Namespace
+) -> None:
+    """The VPC drops a packet whose source is not the card's, so both are only heard if the mark chose the right card."""
+    node, _ = nodes
+    await node.network.prepare_card(node.cards[2])
+    for slot in (1, 2):
+        pod = vpc.pod()
+        lease = shared_lease(vpc, node, pod, slot=slot)
+        await node.network.attach(lease)
+        assert talk(pod, outside, instance_address(outside)) == lease.address
+        assert talk(outside, pod, lease.address) == instance_address(outside)
+
+
+async def test_a_pod_cannot_use_its_neighbours_address(vpc: Vpc, nodes: tuple[Node, Node], outside: Namespace) -> None:
+    """Two pods of one card: the VPC cannot tell them apart, the node does (strict rp_filter on the pod's link)."""
+    node, _ = nodes
+    thief, victim = vpc.pod(), vpc.pod()
+    own, stolen = shared_lease(vpc, node, thief), shared_lease(vpc, node, victim)
+    await node.network.attach(own)
+    await node.network.attach(stolen)
+    thief.ip(f"addr add {stolen.address}/32 dev eth0")
+    listener = outside.udp(instance_address(outside), 9999)
+    with listener:
+        thief.send(stolen.address, instance_address(outside), 9999)
+        thief.send(own.address, instance_address(outside), 9999)
+        _, (seen, _) = listener.recvfrom(100)
+    assert seen == str(own.address)  # the first to arrive is the honest one
