@@ -1,0 +1,8 @@
+"""The books: which ENIs and addresses this node has, who holds them, and what to ask the cloud for next."""
+
+from eniallocator.books import Books, Device
+from eniallocator.careers import Kernel
+from eniallocator.clock import Clock, SystemClock
+from eniallocator.opening import Opening, open_ledger
+
+__all__ = ["Books", "Clock", "Device", "Kernel", "Opening", "SystemClock", "open_ledger"]

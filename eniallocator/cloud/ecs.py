@@ -1,0 +1,361 @@
+"""The OpenAPI through the official SDK (V1: small, synchronous), in a bounded pool of threads. The only module that knows it.
+
+What the SDK does by itself is switched off or worked around: its retry (it re-sends a Create without a token), plain http (https unless
+the endpoint says otherwise), and HTTP_PROXY without NO_PROXY (no proxy at all). Clients are shared by threads, requests are not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any, Final
+
+from aliyunsdkcore.acs_exception.exceptions import ClientException, ServerException
+from aliyunsdkcore.client import AcsClient
+from aliyunsdkcore.request import RpcRequest
+from aliyunsdkecs.request.v20140526.AssignPrivateIpAddressesRequest import AssignPrivateIpAddressesRequest
+from aliyunsdkecs.request.v20140526.AttachNetworkInterfaceRequest import AttachNetworkInterfaceRequest
+from aliyunsdkecs.request.v20140526.CreateNetworkInterfaceRequest import CreateNetworkInterfaceRequest
+from aliyunsdkecs.request.v20140526.DeleteNetworkInterfaceRequest import DeleteNetworkInterfaceRequest
+from aliyunsdkecs.request.v20140526.DescribeInstanceTypesRequest import DescribeInstanceTypesRequest
+from aliyunsdkecs.request.v20140526.DescribeNetworkInterfacesRequest import DescribeNetworkInterfacesRequest
+from aliyunsdkecs.request.v20140526.DetachNetworkInterfaceRequest import DetachNetworkInterfaceRequest
+from aliyunsdkecs.request.v20140526.UnassignPrivateIpAddressesRequest import UnassignPrivateIpAddressesRequest
+
+from eniallocator.clock import Clock
+from eniallocator.cloud.api import Eni, EniStatus, InstanceType, Trouble, VSwitch
+from eniallocator.cloud.credentials import AccessKey, KeyFiles
+from eniallocator.cloud.errors import ApiError, Credentials, Forbidden, Refused, Throttled, Transient, classify
+from eniallocator.cloud.limiter import Limiter
+from eniway import log, metrics
+from eniway.errors import BadConfig
+from eniway.model import EniId, InstanceId, Mac, SecurityGroupId, VSwitchId
+
+_log = log.get(__name__)
+
+THREADS: Final = 4
+ENI_PAGE: Final = 500
+VSWITCH_PAGE: Final = 50
+IDS_A_CALL: Final = 100
+
+LONGEST_MESSAGE: Final = 400
+_SIGNED_URL: Final = re.compile(r"\S*AccessKeyId(?:=|%3D)\S*")
+
+# The SDK ignores NO_PROXY and would send even loopback calls to HTTP_PROXY; a true value that names no proxy stops that.
+_NO_PROXY: Final = {"http": None, "https": None}
+
+
+class EcsCloud:
+    """``eniallocator.cloud.api.CloudApi`` for one region.
+
+    ``endpoint``: URL that serves ECS and VPC, or "" for the region's own VPC endpoints over https.
+    """
+
+    def __init__(self, *, region: str, endpoint: str, keys: KeyFiles, limiter: Limiter, clock: Clock) -> None:
+        scheme, separator, host = endpoint.partition("://")
+        if endpoint and (not separator or scheme not in ("http", "https") or not host.strip("/")):
+            raise BadConfig(f"`$.cloud.endpoint`: expected a URL such as https://ecs.example.com, got {endpoint!r}")
+        self._scheme = scheme or "https"
+        self._host = host.strip("/")
+        self._region = region
+        self._keys = keys
+        self._limiter = limiter
+        self._clock = clock
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="openapi")
+        self._client: tuple[AccessKey, Any] | None = None
+        self._trouble: Trouble | None = None
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """As CloudApi says."""
+        return self._trouble
+
+    def close(self) -> None:
+        """Let go of the threads; calls under way end on their own."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def create_eni(
+        self,
+        *,
+        vswitch_id: VSwitchId,
+        security_groups: Sequence[SecurityGroupId],
+        secondary: int,
+        tags: Mapping[str, str],
+        name: str,
+        description: str,
+        token: str,
+    ) -> Eni:
+        """As CloudApi says."""
+
+        def build() -> Any:
+            request = CreateNetworkInterfaceRequest()
+            request.set_VSwitchId(vswitch_id)
+            request.set_SecurityGroupIdss(list(security_groups))
+            if secondary:
+                request.set_SecondaryPrivateIpAddressCount(secondary)
+            request.set_NetworkInterfaceName(name)
+            request.set_Description(description)
+            request.set_Tags(_tags(tags))
+            request.set_DeleteOnRelease(value_of(flag=True))
+            request.set_ClientToken(token)
+            return request
+
+        return _eni(await self._call("CreateNetworkInterface", build))
+
+    async def attach_eni(self, eni_id: EniId, instance_id: InstanceId) -> None:
+        """As CloudApi says."""
+
+        def build() -> Any:
+            request = AttachNetworkInterfaceRequest()
+            request.set_NetworkInterfaceId(eni_id)
+            request.set_InstanceId(instance_id)
+            return request
+
+        await self._call("AttachNetworkInterface", build)
+
+    async def detach_eni(self, eni_id: EniId, instance_id: InstanceId) -> None:
+        """As CloudApi says."""
+
+        def build() -> Any:
+            request = DetachNetworkInterfaceRequest()
+            request.set_NetworkInterfaceId(eni_id)
+            request.set_InstanceId(instance_id)
+            return request
+
+        await self._call("DetachNetworkInterface", build)
+
+    async def delete_eni(self, eni_id: EniId) -> None:
+        """As CloudApi says."""
+
+        def build() -> Any:
+            request = DeleteNetworkInterfaceRequest()
+            request.set_NetworkInterfaceId(eni_id)
+            return request
+
+        await self._call("DeleteNetworkInterface", build)
+
+    async def assign(self, eni_id: EniId, count: int, *, token: str) -> tuple[IPv4Address, ...]:
+        """As CloudApi says."""
+
+        def build() -> Any:
+            request = AssignPrivateIpAddressesRequest()
+            request.set_NetworkInterfaceId(eni_id)
+            request.set_SecondaryPrivateIpAddressCount(count)
+            request.set_ClientToken(token)
+            return request
+
+        answer = await self._call("AssignPrivateIpAddresses", build)
+        given = answer["AssignedPrivateIpAddressesSet"]["PrivateIpSet"]["PrivateIpAddress"]
+        return tuple(IPv4Address(address) for address in given)
+
+    async def unassign(self, eni_id: EniId, addresses: Sequence[IPv4Address]) -> None:
+        """As CloudApi says."""
+
+        def build() -> Any:
+            request = UnassignPrivateIpAddressesRequest()
+            request.set_NetworkInterfaceId(eni_id)
+            request.set_PrivateIpAddresss([str(address) for address in addresses])
+            return request
+
+        await self._call("UnassignPrivateIpAddresses", build)
+
+    async def enis(
+        self,
+        *,
+        ids: Sequence[EniId] = (),
+        instance_id: InstanceId | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> tuple[Eni, ...]:
+        """As CloudApi says."""
+        chunks = [ids[start : start + IDS_A_CALL] for start in range(0, len(ids), IDS_A_CALL)] or [()]
+        found: list[Eni] = []
+        for chunk in chunks:
+            cursor = ""
+            while True:
+                answer = await self._call(
+                    "DescribeNetworkInterfaces",
+                    lambda: _describe_enis(chunk, instance_id, tags or {}, cursor),  # noqa: B023 -- called at once
+                )
+                found += [_eni(item) for item in _listed(answer, "NetworkInterfaceSets", "NetworkInterfaceSet")]
+                cursor = answer.get("NextToken") or ""
+                if not cursor:
+                    break
+        return tuple(found)
+
+    async def vswitches(self, vpc_id: str) -> tuple[VSwitch, ...]:
+        """As CloudApi says. (The SDK's ECS package has a deprecated twin of this Action; the VPC package has nothing else for us.)"""
+        found: list[VSwitch] = []
+        page = 1
+        while True:
+
+            def build(page: int = page) -> Any:
+                request = RpcRequest("Vpc", "2016-04-28", "DescribeVSwitches", "vpc")
+                request.set_method("POST")
+                request.add_query_param("VpcId", vpc_id)
+                request.add_query_param("PageSize", VSWITCH_PAGE)
+                request.add_query_param("PageNumber", page)
+                return request
+
+            items = _listed(await self._call("DescribeVSwitches", build), "VSwitches", "VSwitch")
+            found += [
+                VSwitch(
+                    vswitch_id=VSwitchId(item["VSwitchId"]),
+                    zone=item["ZoneId"],
+                    cidr=IPv4Network(item["CidrBlock"]),
+                    available=int(item["AvailableIpAddressCount"]),
+                )
+                for item in items
+            ]
+            if len(items) < VSWITCH_PAGE:
+                return tuple(found)
+            page += 1
+
+    async def instance_type(self, name: str) -> InstanceType:
+        """As CloudApi says."""
+
+        def build() -> Any:
+            request = DescribeInstanceTypesRequest()
+            request.set_InstanceTypess([name])
+            return request
+
+        answer = await self._call("DescribeInstanceTypes", build)
+        for item in _listed(answer, "InstanceTypes", "InstanceType"):
+            if item["InstanceTypeId"] == name:
+                return InstanceType(
+                    name, enis=int(item["EniQuantity"]), addresses_per_eni=int(item["EniPrivateIpAddressQuantity"])
+                )
+        raise Refused("DescribeInstanceTypes", "unknown", f"the region knows no instance type {name}")
+
+    async def _call(self, action: str, build: Callable[[], Any]) -> dict[str, Any]:
+        """One call. Raises a class of ``cloud.errors`` and remembers trouble that concerns all calls."""
+        await self._limiter.admit(action)
+        started = time.perf_counter()
+        try:
+            answer = await asyncio.get_running_loop().run_in_executor(self._threads, self._send, action, build)
+        except ApiError as error:
+            metrics.CLOUD_SECONDS.labels(action, error.code).observe(time.perf_counter() - started)
+            if isinstance(error, Throttled):
+                self._limiter.throttled(action)
+            if isinstance(error, Throttled | Transient | Credentials | Forbidden):
+                since = self._trouble.since if self._trouble else self._clock.wall()
+                self._trouble = Trouble(error, since)
+            _log.warning(
+                "the OpenAPI refused",
+                action=action,
+                code=error.code,
+                status=error.status,
+                request=error.request_id,
+                error=str(error),
+                hint=error.hint,
+            )
+            raise
+        metrics.CLOUD_SECONDS.labels(action, "").observe(time.perf_counter() - started)
+        self._trouble = None
+        return answer
+
+    def _send(self, action: str, build: Callable[[], Any]) -> dict[str, Any]:
+        """In a thread: sign, send, map the answer."""
+        try:
+            client = self._client_for(self._keys.read())
+        except BadConfig as error:
+            raise Credentials(action, "NoAccessKey", str(error)) from error
+        request = build()
+        request.set_accept_format("json")
+        request.set_protocol_type(self._scheme)
+        if self._host:
+            request.set_endpoint(self._host)
+        else:
+            request.request_network = "vpc"
+        try:
+            answer = json.loads(client.do_action_with_exception(request))
+        except ServerException as error:
+            status = error.get_http_status()
+            raise classify(
+                action,
+                str(error.get_error_code()),
+                _scrubbed(error.get_error_msg()),
+                status=status if isinstance(status, int) else None,
+                request_id=error.get_request_id(),
+            ) from error
+        except ClientException as error:
+            raise classify(
+                action, str(error.get_error_code()), _scrubbed(error.get_error_msg()), status=None
+            ) from error
+        except ValueError as error:
+            raise Transient(action, "NotJson", str(error)) from error
+        if not isinstance(answer, dict):
+            raise Transient(action, "NotJson", "expected an object")
+        return answer
+
+    def _client_for(self, key: AccessKey) -> Any:
+        """The client for ``key``; a new one when the files have changed."""
+        if self._client is None or self._client[0] != key:
+            client = AcsClient(
+                key.key_id, key.secret, self._region, auto_retry=False, pool_size=THREADS, proxy=_NO_PROXY
+            )
+            self._client = key, client
+        return self._client[1]
+
+
+def value_of(*, flag: bool) -> str:
+    """A boolean as the API spells it."""
+    return "true" if flag else "false"
+
+
+def _scrubbed(message: object) -> str:
+    """What the SDK says of an error, without the signed URL it likes to quote, and of bearable length."""
+    text = _SIGNED_URL.sub("(signed URL)", str(message)).strip()
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}…"
+
+
+def _tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"Key": key, "Value": value} for key, value in sorted(tags.items())]
+
+
+def _describe_enis(ids: Sequence[EniId], instance_id: InstanceId | None, tags: Mapping[str, str], cursor: str) -> Any:
+    request = DescribeNetworkInterfacesRequest()
+    request.set_MaxResults(ENI_PAGE)
+    if ids:
+        request.set_NetworkInterfaceIds(list(ids))
+    if instance_id is not None:
+        request.set_InstanceId(instance_id)
+    if tags:
+        request.set_Tags(_tags(tags))
+    if cursor:
+        request.set_NextToken(cursor)
+    return request
+
+
+def _listed(answer: Mapping[str, Any], outer: str, inner: str) -> list[dict[str, Any]]:
+    """A list as ECS wraps it; empty ones may be [], {} or missing."""
+    wrapped = answer.get(outer) or {}
+    return list(wrapped.get(inner) or []) if isinstance(wrapped, dict) else []
+
+
+def _eni(item: Mapping[str, Any]) -> Eni:
+    if not item.get("NetworkInterfaceId"):
+        raise Transient("CreateNetworkInterface", "NoId", "the answer names no ENI; asking again")
+    address = item["PrivateIpAddress"]
+    status = item.get("Status", "")
+    return Eni(
+        eni_id=EniId(item["NetworkInterfaceId"]),
+        mac=Mac(item["MacAddress"].lower()),
+        status=EniStatus(status) if status in set(EniStatus) else EniStatus.OTHER,
+        secondary_type=item.get("Type") == "Secondary",
+        vswitch_id=VSwitchId(item["VSwitchId"]),
+        zone=item.get("ZoneId", ""),
+        address=IPv4Address(address),
+        secondary=tuple(
+            IPv4Address(entry["PrivateIpAddress"])
+            for entry in _listed(item, "PrivateIpSets", "PrivateIpSet")
+            if not entry.get("Primary")
+        ),
+        instance_id=InstanceId(item["InstanceId"]) if item.get("InstanceId") else None,
+        description=item.get("Description", ""),
+        tags={tag["TagKey"]: tag["TagValue"] for tag in _listed(item, "Tags", "Tag")},
+    )

@@ -1,0 +1,405 @@
+"""The books on disk: sqlite, WAL, synchronous=FULL, written by one thread that commits many waiters at once.
+
+The schema holds the invariants: an ENI or address has at most one lease, a slot at most one card, and nothing that a lease refers to
+can be dropped. It changes by addition only, with defaults, so that the previous release can read what this one writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from eniallocator.lifecycle import State
+from eniallocator.records import AddressRecord, AssignRecord, Change, EniRecord, LeaseRecord, Put, Record, Use
+from eniway import log
+from eniway.errors import InvariantBroken, NotReady
+from eniway.model import ContainerId, EniId, Kind, LeaseKey, Mac, PodRef, PodUid, Slot, VSwitchId
+
+_log = log.get(__name__)
+
+VERSION: Final = 1
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS meta (
+    key   TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS enis (
+    token      TEXT PRIMARY KEY,
+    use        TEXT NOT NULL,
+    state      TEXT NOT NULL,
+    slot       INTEGER UNIQUE,
+    vswitch_id TEXT NOT NULL,
+    since      REAL NOT NULL,
+    wanted     INTEGER NOT NULL DEFAULT 0,
+    eni_id     TEXT UNIQUE,
+    mac        TEXT UNIQUE,
+    address    TEXT UNIQUE,
+    prefix     TEXT,
+    gateway    TEXT
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS addresses (
+    address    TEXT PRIMARY KEY,
+    token      TEXT NOT NULL REFERENCES enis (token),
+    is_primary INTEGER NOT NULL DEFAULT 0,
+    released   REAL,
+    orphan     INTEGER NOT NULL DEFAULT 0,
+    leaving    INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS addresses_of_a_card ON addresses (token);
+CREATE TABLE IF NOT EXISTS leases (
+    network         TEXT NOT NULL,
+    container_id    TEXT NOT NULL,
+    ifname          TEXT NOT NULL,
+    pod_namespace   TEXT NOT NULL,
+    pod_name        TEXT NOT NULL,
+    pod_uid         TEXT NOT NULL,
+    kind            TEXT NOT NULL,
+    netns           TEXT NOT NULL,
+    token           TEXT NOT NULL REFERENCES enis (token),
+    address         TEXT NOT NULL UNIQUE REFERENCES addresses (address),
+    service_address TEXT UNIQUE REFERENCES addresses (address),
+    confirmed       INTEGER NOT NULL DEFAULT 0,
+    since           REAL NOT NULL,
+    PRIMARY KEY (network, container_id, ifname)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX IF NOT EXISTS one_exclusive_lease_a_card ON leases (token) WHERE kind = 'exclusive';
+CREATE TABLE IF NOT EXISTS assigns (
+    token TEXT PRIMARY KEY,
+    eni   TEXT NOT NULL REFERENCES enis (token),
+    count INTEGER NOT NULL,
+    since REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """All rows, as found at the opening."""
+
+    enis: tuple[EniRecord, ...] = ()
+    addresses: tuple[AddressRecord, ...] = ()
+    leases: tuple[LeaseRecord, ...] = ()
+    assigns: tuple[AssignRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A value in the table of things there is one of: who the ledger belongs to, what was learnt of the cloud."""
+
+    key: str
+    value: str
+
+
+class Ledger:
+    """An open ledger. ``open``, ``note``, ``contents`` and ``close`` block and belong into a thread; ``write`` is for the loop."""
+
+    def __init__(self, path: Path, database: sqlite3.Connection) -> None:
+        self.path = path
+        self._database = database
+        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._commit_for_ever, name="ledger", daemon=True)
+        self._writer.start()
+
+    @classmethod
+    def open(cls, path: Path) -> Ledger:
+        """Open or make the ledger at ``path``; one that cannot be read is set aside, loudly, and a new one made.
+
+        NotReady where there is no writing at all (directory missing, disk full).
+        """
+        try:
+            return cls(path, _connect(path))
+        except sqlite3.DatabaseError as error:
+            # OperationalError: the file system's fault, not the content's. Any other: what stands there is no ledger of ours.
+            if isinstance(error, sqlite3.OperationalError):
+                raise NotReady(f"the ledger {path} cannot be opened: {error}", after=5.0) from error
+            kept = set_aside(path, "unreadable")
+            _log.error(
+                "the ledger cannot be read: set aside, rebuilding from the cloud",
+                path=str(path),
+                kept=str(kept),
+                error=str(error),
+            )
+            return cls(path, _connect(path))
+
+    def contents(self) -> Contents:
+        """Every record. Call before the first write."""
+        return Contents(
+            enis=tuple(_read(self._database, "enis", _eni)),
+            addresses=tuple(_read(self._database, "addresses", _address)),
+            leases=tuple(_read(self._database, "leases", _lease)),
+            assigns=tuple(_read(self._database, "assigns", _assign)),
+        )
+
+    def note(self, key: str) -> str | None:
+        """What was last written under ``key``."""
+        row = self._database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def write(self, *changes: Change | Note) -> asyncio.Future[None]:
+        """Make ``changes`` durable, all or none, after all that was written before; the future is done when they are.
+
+        It fails with NotReady when the disk refuses, with InvariantBroken when the schema does.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        self._queue.put(_Write(changes, done, loop))
+        return done
+
+    def close(self) -> None:
+        """Commit what was asked for and close."""
+        self._queue.put(None)
+        self._writer.join()
+        self._database.close()
+
+    def _commit_for_ever(self) -> None:
+        while True:
+            batch = [self._queue.get()]
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    batch.append(self._queue.get_nowait())
+            writes = [write for write in batch if write is not None]
+            if writes:
+                outcomes = self._commit(writes)
+                writes[0].loop.call_soon_threadsafe(_settle, writes, outcomes)
+            if len(writes) < len(batch):
+                return
+
+    def _commit(self, writes: Sequence[_Write]) -> list[Exception | None]:
+        outcomes: list[Exception | None] = []
+        database = self._database
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            for write in writes:
+                database.execute("SAVEPOINT one")
+                try:
+                    for change in write.changes:
+                        _apply(database, change)
+                    outcomes.append(None)
+                except sqlite3.IntegrityError as error:
+                    database.execute("ROLLBACK TO one")
+                    outcomes.append(InvariantBroken(f"the ledger refuses {write.changes}: {error}"))
+                database.execute("RELEASE one")
+            database.execute("COMMIT")
+        except sqlite3.Error as error:
+            with contextlib.suppress(sqlite3.Error):
+                database.execute("ROLLBACK")
+            return [NotReady(f"the ledger {self.path} cannot be written: {error}", after=5.0) for _ in writes]
+        return outcomes
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    changes: tuple[Change | Note, ...]
+    done: asyncio.Future[None]
+    loop: asyncio.AbstractEventLoop
+
+
+def _settle(writes: Sequence[_Write], outcomes: Sequence[Exception | None]) -> None:
+    for write, outcome in zip(writes, outcomes, strict=True):
+        if write.done.cancelled():
+            continue
+        if outcome is None:
+            write.done.set_result(None)
+        else:
+            write.done.set_exception(outcome)
+
+
+def set_aside(path: Path, why: str) -> Path:
+    """Rename a ledger and its write-ahead log out of the way; its new name."""
+    kept = path.with_name(f"{path.name}.{why}.{time.time_ns()}")
+    for suffix in ("-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(kept.with_name(kept.name + suffix))
+    path.rename(kept)
+    return kept
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        found = [row[0] for row in database.execute("PRAGMA quick_check(1)")]
+        if found != ["ok"]:
+            raise sqlite3.DatabaseError("; ".join(map(str, found)))
+        database.executescript(SCHEMA)
+        if database.execute("PRAGMA user_version").fetchone()[0] < VERSION:
+            database.execute(f"PRAGMA user_version = {VERSION}")
+        database.execute("PRAGMA foreign_keys = ON")
+        path.chmod(0o600)
+        # A row that no reader understands is as bad as a torn page, and has to be seen here.
+        for table, reader in (("enis", _eni), ("addresses", _address), ("leases", _lease), ("assigns", _assign)):
+            for _ in _read(database, table, reader):
+                pass
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _read(database: sqlite3.Connection, table: str, reader: Callable[[sqlite3.Row], T]) -> list[T]:
+    cursor = database.cursor()
+    cursor.row_factory = sqlite3.Row
+    try:
+        return [reader(row) for row in cursor.execute(f"SELECT * FROM {table}")]  # noqa: S608 -- a constant
+    except (ValueError, IndexError) as error:
+        raise sqlite3.DatabaseError(f"a row of {table} makes no sense: {error}") from error
+
+
+def _apply(database: sqlite3.Connection, change: Change | Note) -> None:
+    if isinstance(change, Note):
+        database.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (change.key, change.value))
+        return
+    table, keys, row = _row(change.record)
+    if isinstance(change, Put):
+        others = [column for column in row if column not in keys]
+        database.execute(
+            f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"  # noqa: S608 -- names of our own
+            f" ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in others)}",
+            tuple(row.values()),
+        )
+    else:
+        where = " AND ".join(f"{key} = ?" for key in keys)
+        database.execute(f"DELETE FROM {table} WHERE {where}", tuple(row[key] for key in keys))  # noqa: S608 -- as above
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _row(record: Record) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+    """Table, key columns and columns of a record."""
+    match record:
+        case EniRecord():
+            return (
+                "enis",
+                ("token",),
+                {
+                    "token": record.token,
+                    "use": record.use.value,
+                    "state": record.state.value,
+                    "slot": record.slot,
+                    "vswitch_id": record.vswitch_id,
+                    "since": record.since,
+                    "wanted": record.wanted,
+                    "eni_id": record.eni_id,
+                    "mac": record.mac,
+                    "address": _text(record.address),
+                    "prefix": _text(record.prefix),
+                    "gateway": _text(record.gateway),
+                },
+            )
+        case AddressRecord():
+            return (
+                "addresses",
+                ("address",),
+                {
+                    "address": str(record.address),
+                    "token": record.token,
+                    "is_primary": int(record.primary),
+                    "released": record.released,
+                    "orphan": int(record.orphan),
+                    "leaving": int(record.leaving),
+                },
+            )
+        case LeaseRecord():
+            return (
+                "leases",
+                ("network", "container_id", "ifname"),
+                {
+                    "network": record.key.network,
+                    "container_id": record.key.container_id,
+                    "ifname": record.key.ifname,
+                    "pod_namespace": record.pod.namespace,
+                    "pod_name": record.pod.name,
+                    "pod_uid": record.pod.uid,
+                    "kind": record.kind.value,
+                    "netns": record.netns,
+                    "token": record.token,
+                    "address": str(record.address),
+                    "service_address": _text(record.service_address),
+                    "confirmed": int(record.confirmed),
+                    "since": record.since,
+                },
+            )
+        case AssignRecord():
+            return (
+                "assigns",
+                ("token",),
+                {"token": record.token, "eni": record.eni, "count": record.count, "since": record.since},
+            )
+
+
+def _eni(row: sqlite3.Row) -> EniRecord:
+    return EniRecord(
+        token=row["token"],
+        use=Use(row["use"]),
+        state=State(row["state"]),
+        slot=None if row["slot"] is None else Slot(row["slot"]),
+        vswitch_id=VSwitchId(row["vswitch_id"]),
+        since=row["since"],
+        wanted=row["wanted"],
+        eni_id=None if row["eni_id"] is None else EniId(row["eni_id"]),
+        mac=None if row["mac"] is None else Mac(row["mac"]),
+        address=None if row["address"] is None else IPv4Address(row["address"]),
+        prefix=None if row["prefix"] is None else IPv4Network(row["prefix"]),
+        gateway=None if row["gateway"] is None else IPv4Address(row["gateway"]),
+    )
+
+
+def _address(row: sqlite3.Row) -> AddressRecord:
+    return AddressRecord(
+        address=IPv4Address(row["address"]),
+        token=row["token"],
+        primary=bool(row["is_primary"]),
+        released=row["released"],
+        orphan=bool(row["orphan"]),
+        leaving=bool(row["leaving"]),
+    )
+
+
+def _lease(row: sqlite3.Row) -> LeaseRecord:
+    return LeaseRecord(
+        key=LeaseKey(row["network"], ContainerId(row["container_id"]), row["ifname"]),
+        pod=PodRef(row["pod_namespace"], row["pod_name"], PodUid(row["pod_uid"])),
+        kind=Kind(row["kind"]),
+        netns=row["netns"],
+        token=row["token"],
+        address=IPv4Address(row["address"]),
+        service_address=None if row["service_address"] is None else IPv4Address(row["service_address"]),
+        confirmed=bool(row["confirmed"]),
+        since=row["since"],
+    )
+
+
+def _assign(row: sqlite3.Row) -> AssignRecord:
+    return AssignRecord(token=row["token"], eni=row["eni"], count=row["count"], since=row["since"])
+
+
+def to_note(key: str, value: object) -> Note:
+    """A frozen dataclass as a note; addresses and networks as text."""
+    return Note(key, msgspec.json.encode(value, enc_hook=str).decode())
+
+
+def from_note(text: str | None, kind: type[T]) -> T | None:
+    """Inverse of ``to_note``; None where there is none or where it is not understood."""
+    if text is None:
+        return None
+    try:
+        return msgspec.json.decode(text, type=kind, dec_hook=lambda wanted, value: wanted(value))
+    except (msgspec.DecodeError, ValueError):
+        return None

@@ -1,0 +1,275 @@
+"""What to ask of the cloud next: a pure function of the books, the demand and the limits.
+
+    shared:     short = waiting + min_idle - (free + arriving);  filled up in one call to each card, fullest card first, and then with
+                new cards that come with their addresses. Above max_idle the emptiest cards are emptied, and given back when empty.
+    exclusive:  every slot that somebody wants has a card, and ``warm_exclusive`` more are kept ahead.
+    services:   one secondary address of the primary card for each exclusive slot, ahead of its pod.
+
+A cooling address is not free. What is under way counts as arriving, so planning again while calls are out plans nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Final
+
+from eniallocator.lifecycle import COMING, State
+from eniallocator.records import Use
+from eniway.model import Slot, VSwitchId
+
+MOST_PER_UNASSIGN: Final = 32
+"""Addresses in one UnassignPrivateIpAddresses."""
+
+
+@dataclass(frozen=True, slots=True)
+class CardView:
+    """A card as planning sees it; the counts are of secondary addresses."""
+
+    token: str
+    use: Use
+    state: State
+    slot: Slot | None
+    vswitch_id: VSwitchId
+    used: int = 0
+    """Leased ones; of an exclusive card: 1 with a lease."""
+    free: tuple[IPv4Address, ...] = ()
+    """In the order in which they would be handed out."""
+    cooling: int = 0
+    stuck: int = 0
+    """Orphaned, being given back, or not ours."""
+    arriving: int = 0
+    """Asked for and not here yet."""
+    busy: bool = False
+    """A call about it is out: nothing else now."""
+    held: bool = False
+    """It failed a short while ago: leave it alone for now."""
+
+    @property
+    def total(self) -> int:
+        """Secondary addresses it has or is to have."""
+        return self.used + len(self.free) + self.cooling + self.stuck + self.arriving
+
+    @property
+    def empty(self) -> bool:
+        """Nothing on it is, was lately or may be in use."""
+        return not (self.used or self.cooling or self.stuck or self.arriving)
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Who waits."""
+
+    shared: int = 0
+    """Pods waiting for an address."""
+    slots: frozenset[Slot] = frozenset()
+    """Exclusive slots that a pod waits for, or that kubelet has allocated to one on its way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What may be had, by the instance type, the configuration and the state of the vSwitches."""
+
+    enis: int
+    """EniQuantity: the primary card included."""
+    addresses_per_eni: int
+    """The primary address included."""
+    shared_slots: frozenset[Slot]
+    exclusive_slots: frozenset[Slot]
+    min_idle: int
+    max_idle: int
+    warm_exclusive: int
+    vswitch: VSwitchId | None
+    """Where new cards go; None: no card can be made at present."""
+    empty_vswitches: Collection[VSwitchId] = frozenset()
+    """No addresses there at present."""
+    scarce_vswitches: Collection[VSwitchId] = frozenset()
+    """Few addresses there: one at a time."""
+    foreign: int = 0
+    """Cards of the instance that are not ours."""
+
+    @property
+    def secondary(self) -> int:
+        """Most secondary addresses of a card."""
+        return self.addresses_per_eni - 1
+
+
+@dataclass(frozen=True, slots=True)
+class CreateCard:
+    """Create an ENI together with ``secondary`` addresses, and attach it."""
+
+    slot: Slot
+    use: Use
+    vswitch_id: VSwitchId
+    secondary: int
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Give a card ``count`` more addresses."""
+
+    token: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unassign:
+    """Give addresses of a card back to the vSwitch."""
+
+    token: str
+    addresses: tuple[IPv4Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Give a card back, with all its addresses."""
+
+    token: str
+
+
+CloudOp = CreateCard | Assign | Unassign | Discard
+
+
+def divide_slots(*, enis: int, exclusive: int) -> tuple[frozenset[Slot], frozenset[Slot]]:
+    """(shared, exclusive) slots of an instance with ``enis`` cards: the highest ``exclusive`` numbers are exclusive."""
+    first = max(1, enis - exclusive)
+    return frozenset(map(Slot, range(1, first))), frozenset(map(Slot, range(first, enis)))
+
+
+def plan(cards: Sequence[CardView], demand: Demand, limits: Limits) -> tuple[CloudOp, ...]:
+    """The calls to make now; nothing when all is as it should be, or cannot be bettered."""
+    places = _Places(cards, limits)
+    # In order of urgency: they compete for the places that are left.
+    ops: list[CloudOp] = [*_wanted(cards, demand, limits, places)]
+    ops += _shared(cards, demand, limits, places)
+    ops += _warm(cards, demand, limits, places)
+    ops += _services(cards, limits)
+    taken = {op.token for op in ops if not isinstance(op, CreateCard)}
+    ops += [Discard(card.token) for card in cards if card.token not in taken and _misplaced(card, limits)]
+    return tuple(ops)
+
+
+class _Places:
+    """Cards that the instance still takes, and where."""
+
+    def __init__(self, cards: Sequence[CardView], limits: Limits) -> None:
+        placed = [card for card in cards if card.use is not Use.PRIMARY and card.slot is not None]
+        self._left = limits.enis - 1 - limits.foreign - len(placed)
+        self._taken = {card.slot for card in placed}
+        self._vswitch = limits.vswitch
+
+    def take(self, slot: Slot) -> VSwitchId | None:
+        """The vSwitch for a new card in ``slot``; None where there can be none."""
+        if self._vswitch is None or self._left <= 0 or slot in self._taken:
+            return None
+        self._left -= 1
+        self._taken.add(slot)
+        return self._vswitch
+
+
+def _wanted(cards: Sequence[CardView], demand: Demand, limits: Limits, places: _Places) -> Iterator[CloudOp]:
+    occupied = {card.slot for card in cards}
+    for slot in sorted((demand.slots & limits.exclusive_slots) - occupied):
+        if vswitch := places.take(slot):
+            yield CreateCard(slot, Use.EXCLUSIVE, vswitch, 0)
+
+
+def _warm(cards: Sequence[CardView], demand: Demand, limits: Limits, places: _Places) -> Iterator[CloudOp]:
+    occupied = {card.slot for card in cards}
+    idle = sum(
+        card.use is Use.EXCLUSIVE
+        and card.slot in limits.exclusive_slots
+        and card.slot not in demand.slots
+        and not card.used
+        and (card.state is State.READY or card.state in COMING)
+        for card in cards
+    )
+    for slot in sorted(limits.exclusive_slots - occupied - demand.slots):
+        if idle >= limits.warm_exclusive:
+            return
+        if vswitch := places.take(slot):
+            idle += 1
+            yield CreateCard(slot, Use.EXCLUSIVE, vswitch, 0)
+
+
+def _shared(cards: Sequence[CardView], demand: Demand, limits: Limits, places: _Places) -> Iterator[CloudOp]:
+    ours = [card for card in cards if card.use is Use.SHARED and card.slot in limits.shared_slots]
+    staying = [card for card in ours if card.state is State.READY or card.state in COMING]
+    supply = sum(len(card.free) + card.arriving for card in staying)
+    short = demand.shared + limits.min_idle - supply
+    if short > 0:
+        yield from _grow(staying, short, limits, places)
+    elif not demand.shared:
+        yield from _shrink([card for card in staying if card.state is State.READY], supply, limits)
+
+
+def _grow(staying: Sequence[CardView], short: int, limits: Limits, places: _Places) -> Iterator[CloudOp]:
+    fullest_first = sorted(staying, key=lambda card: (-card.used, card.slot or 0))
+    for card in fullest_first:
+        room = _room(card, limits)
+        if card.state is not State.READY or card.busy or room <= 0 or short <= 0:
+            continue
+        count = _batch(min(room, short), card.vswitch_id, limits)
+        short -= count
+        yield Assign(card.token, count)
+        # The rest of a scarce batch is asked for when this one is answered.
+        if card.vswitch_id in limits.scarce_vswitches:
+            return
+    # Cards on their way, or with a call out, will take some of it soon: that is cheaper than another card.
+    short -= sum(max(0, _room(card, limits)) for card in staying if card.state is not State.READY or card.busy)
+    for slot in sorted(limits.shared_slots):
+        if short <= 0:
+            return
+        if vswitch := places.take(slot):
+            count = _batch(min(short, limits.secondary), vswitch, limits)
+            short -= count
+            yield CreateCard(slot, Use.SHARED, vswitch, count)
+            if vswitch in limits.scarce_vswitches:
+                return
+
+
+def _shrink(ready: Sequence[CardView], supply: int, limits: Limits) -> Iterator[CloudOp]:
+    excess = supply - limits.max_idle
+    for card in sorted(ready, key=lambda card: (card.used + card.cooling, -(card.slot or 0))):
+        if excess < 0 or card.busy or card.held:
+            continue
+        if card.empty and len(card.free) <= excess:
+            excess -= len(card.free)
+            yield Discard(card.token)
+        elif leaving := card.free[: min(excess, MOST_PER_UNASSIGN)]:
+            excess -= len(leaving)
+            yield Unassign(card.token, leaving)
+
+
+def _services(cards: Sequence[CardView], limits: Limits) -> Iterator[CloudOp]:
+    for card in cards:
+        if card.use is not Use.PRIMARY or card.busy or card.held:
+            continue
+        short = len(limits.exclusive_slots) - card.used - len(card.free) - card.arriving
+        # As many again may lie idle, or each cooldown would cost a call.
+        excess = len(card.free) - 2 * len(limits.exclusive_slots)
+        if short > 0 and (room := _room(card, limits)) > 0:
+            yield Assign(card.token, _batch(min(short, room), card.vswitch_id, limits))
+        elif excess > 0:
+            yield Unassign(card.token, card.free[: min(excess, MOST_PER_UNASSIGN)])
+
+
+def _misplaced(card: CardView, limits: Limits) -> bool:
+    """A card that has nobody on it and no business where it is: lost, or in a slot that the configuration gave to the other use."""
+    if card.busy or not card.empty:
+        return False
+    if card.state is State.LOST:
+        return True
+    own = {Use.SHARED: limits.shared_slots, Use.EXCLUSIVE: limits.exclusive_slots}.get(card.use)
+    return card.state is State.READY and own is not None and card.slot not in own
+
+
+def _room(card: CardView, limits: Limits) -> int:
+    if card.held or card.vswitch_id in limits.empty_vswitches:
+        return 0
+    return limits.secondary - card.total
+
+
+def _batch(count: int, vswitch_id: VSwitchId, limits: Limits) -> int:
+    return 1 if vswitch_id in limits.scarce_vswitches else count

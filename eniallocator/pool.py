@@ -1,0 +1,348 @@
+"""The pool's loop: plan, start what is planned, follow every card.
+
+It acts on what ``plan`` decides and decides nothing itself but when. A change of the books wakes it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from random import Random
+from typing import Final
+
+from eniallocator.careers import Careers, Kernel
+from eniallocator.clock import Clock
+from eniallocator.cloud.api import CloudApi
+from eniallocator.cloud.errors import ApiError, LimitsDiffer, NotFound, VSwitchFull
+from eniallocator.insist import Insist
+from eniallocator.lifecycle import WORK, State, Work
+from eniallocator.plan import Assign, CloudOp, CreateCard, Demand, Discard, Limits, Unassign, divide_slots, plan
+from eniallocator.records import AddressRecord, AssignRecord, Drop, EniRecord, Identity, Put, TypeLimits, Use
+from eniallocator.store import Store
+from eniallocator.survey import Survey
+from eniallocator.vswitches import VSwitches
+from eniallocator.watch import Watch
+from eniway import log, names
+from eniway.config import NodeConfig
+from eniway.errors import NotReady
+from eniway.model import SecurityGroupId
+
+_log = log.get(__name__)
+
+HOLD_SECONDS: Final = 30.0
+"""How long a card is left alone after a call about it was refused."""
+BLOCK_SECONDS: Final = 60.0
+"""How long no card is created after the cloud refused one for other reasons than a full vSwitch."""
+RETRY_SECONDS: Final = 5.0
+"""How long nothing new is begun, and what is owed to the ledger waits, after the ledger refused a write."""
+
+
+class Pool:
+    """``run`` it; ``wake`` it when demand has changed. ``demand`` says who waits, ``changed`` is told when time changes anything."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        config: NodeConfig,
+        limits: TypeLimits | None,
+        rebuilt: bool,
+        vswitches: VSwitches,
+        store: Store,
+        cloud: CloudApi,
+        kernel: Kernel,
+        clock: Clock,
+        random: Random,
+        new_id: Callable[[], str],
+        demand: Callable[[], Demand],
+        changed: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._vswitches = vswitches
+        self._store = store
+        self._inventory = store.inventory
+        self._cloud = cloud
+        self._clock = clock
+        self._new_id = new_id
+        self._demand = demand
+        self._changed = changed
+        self._busy: set[str] = set()
+        """Tokens of cards whose addresses are being changed."""
+        self._held: dict[str, float] = {}
+        self._followed: set[str] = set()
+        self._wake = asyncio.Event()
+        self._group: asyncio.TaskGroup | None = None
+        self._blocked_until = 0.0
+        self.blocked: Exception | None = None
+        """Why cards could not be made lately, besides the vSwitches."""
+        tags = {names.TAG_CLUSTER: config.cluster, names.TAG_INSTANCE: identity.instance_id}
+        self._insist = Insist(clock, random)
+        self._watch = Watch(cloud, clock)
+        self._careers = Careers(
+            instance_id=identity.instance_id,
+            tags=tags,
+            security_groups=[SecurityGroupId(group) for group in config.security_groups],
+            store=store,
+            cloud=cloud,
+            kernel=kernel,
+            watch=self._watch,
+            vswitches=vswitches,
+            clock=clock,
+            random=random,
+            refused=self._refused,
+        )
+        self._survey = Survey(
+            identity=identity,
+            tags=tags,
+            limits=limits,
+            rebuilt=rebuilt,
+            vswitches=vswitches,
+            store=store,
+            cloud=cloud,
+            insist=self._insist,
+            clock=clock,
+            random=random,
+            busy=self._busy,
+            changed=changed,
+            follow=self._follow_all,
+        )
+
+    def wake(self) -> None:
+        """Plan again."""
+        self._wake.set()
+
+    def limits(self) -> Limits | None:
+        """What may be had now; None before the instance type is known."""
+        known = self._survey.limits
+        if known is None:
+            return None
+        now = self._clock.monotonic()
+        settings = self._config.pool
+        shared, exclusive = divide_slots(enis=known.enis, exclusive=settings.exclusive_slots)
+        return Limits(
+            enis=known.enis,
+            addresses_per_eni=known.addresses_per_eni,
+            shared_slots=shared,
+            exclusive_slots=exclusive,
+            min_idle=settings.min_idle_addresses,
+            max_idle=settings.max_idle_addresses,
+            warm_exclusive=settings.warm_exclusive,
+            vswitch=None if self._blocked_until > now else self._vswitches.choose(now),
+            empty_vswitches=self._vswitches.empty(now),
+            scarce_vswitches=self._vswitches.scarce(),
+            foreign=self._inventory.foreign_cards,
+        )
+
+    async def run(self) -> None:
+        """Keep the pool for ever."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            group.create_task(self._watch.run())
+            group.create_task(self._pay_debts())
+            self._resume()
+            group.create_task(self._survey.keep_learning())
+            group.create_task(self._survey.keep_comparing())
+            while True:
+                await self._plan_once()
+
+    # -- planning
+
+    async def _plan_once(self) -> None:
+        self._wake.clear()
+        now = self._clock.monotonic()
+        self._held = {token: until for token, until in self._held.items() if until > now}
+        limits = self.limits()
+        # Not before the cloud's cards have been seen once: what a lost ledger forgot would be created again.
+        if limits is not None and self._survey.compared:
+            views = self._inventory.views(now, busy=self._busy, held=self._held)
+            for op in plan(views, self._demand(), limits):
+                self._start(op)
+        times = [*self._held.values(), self._inventory.next_cooled(now), self._blocked_until]
+        later = min((at for at in times if at is not None and at > now), default=now + BLOCK_SECONDS)
+        try:
+            async with self._clock.timeout_at(later):
+                await self._wake.wait()
+        except TimeoutError:
+            self._changed()
+
+    def _start(self, op: CloudOp) -> None:
+        """Mark ``op`` in the books at once, so that it is not planned again, and set about it."""
+        wall = self._clock.wall()
+        match op:
+            case CreateCard():
+                record = EniRecord(
+                    token=self._new_id(),
+                    use=op.use,
+                    state=State.CREATING,
+                    slot=op.slot,
+                    vswitch_id=op.vswitch_id,
+                    since=wall,
+                    wanted=op.secondary,
+                )
+                _log.info("card", use=str(op.use), slot=op.slot, state=str(record.state), addresses=op.secondary)
+                self._spawn(self._new_card(record.token, self._careers.begin(record)))
+            case Assign():
+                assign = AssignRecord(self._new_id(), op.token, op.count, wall)
+                self._occupy(op.token)
+                self._spawn(self._assign(assign, self._store.intend(Put(assign))))
+            case Unassign():
+                leaving = [replace(self._inventory.addresses[address], leaving=True) for address in op.addresses]
+                self._occupy(op.token)
+                self._spawn(self._unassign(op.token, leaving, self._store.intend(*map(Put, leaving))))
+            case Discard():
+                self._spawn(self._discard(op.token, self._careers.discard(op.token)))
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        assert self._group is not None
+        self._group.create_task(_run(work))
+
+    def _occupy(self, token: str) -> None:
+        self._busy.add(token)
+        self._survey.touch(token)
+
+    def _let_go(self, token: str) -> None:
+        self._busy.discard(token)
+        self._survey.touch(token)
+        self._changed()
+
+    def _resume(self) -> None:
+        """Go on where the last process stopped."""
+        for assign in tuple(self._inventory.assigns.values()):
+            self._occupy(assign.eni)
+            self._spawn(self._assign(assign, None))
+        leaving: defaultdict[str, list[AddressRecord]] = defaultdict(list)
+        for address in self._inventory.addresses.values():
+            if address.leaving:
+                leaving[address.token].append(address)
+        for token, addresses in leaving.items():
+            self._occupy(token)
+            self._spawn(self._unassign(token, addresses, None))
+        for token, eni in self._inventory.enis.items():
+            if eni.use is Use.SHARED and eni.state is State.READY:
+                self._spawn(self._prepare_again(token))
+        self._follow_all()
+
+    # -- cards
+
+    def _follow_all(self) -> None:
+        """Follow every card in motion that nobody follows."""
+        for token, eni in tuple(self._inventory.enis.items()):
+            if WORK[eni.state] is not Work.NOTHING and token not in self._followed:
+                self._followed.add(token)
+                self._spawn(self._follow(token))
+            elif eni.use is Use.SHARED and eni.state is State.READY and token not in self._inventory.kernel_knows:
+                self._spawn(self._prepare_again(token))
+
+    async def _new_card(self, token: str, durable: Awaitable[None]) -> None:
+        self._followed.add(token)
+        try:
+            await durable
+        except NotReady as error:
+            self._followed.discard(token)
+            self._pause(error)
+            return
+        await self._follow(token)
+
+    async def _discard(self, token: str, durable: Awaitable[None]) -> None:
+        self._followed.add(token)
+        await durable
+        await self._follow(token)
+
+    async def _follow(self, token: str) -> None:
+        try:
+            await self._careers.follow(token)
+        finally:
+            self._followed.discard(token)
+
+    async def _prepare_again(self, token: str) -> None:
+        await self._careers.prepare_again(token)
+        self._changed()
+
+    def _refused(self, eni: EniRecord, error: ApiError) -> None:
+        """A card was given up: what that says about others."""
+        now = self._clock.monotonic()
+        if isinstance(error, VSwitchFull):
+            self._vswitches.too_few(eni.vswitch_id, asked=1 + eni.wanted, now=now)
+        else:
+            if isinstance(error, LimitsDiffer):
+                self._survey.compare_soon()
+            seconds = max(BLOCK_SECONDS, error.patience[0])
+            self._block(error, seconds)
+            _log.error("no cards can be made for a while", because=str(error), seconds=seconds)
+        self._changed()
+
+    def _block(self, error: Exception, seconds: float) -> None:
+        self.blocked = error
+        self._blocked_until = self._clock.monotonic() + seconds
+
+    def _pause(self, error: NotReady) -> None:
+        """The ledger refuses intents: nothing new for a moment."""
+        _log.error("cannot write down what to do, so not doing it", error=str(error))
+        self._block(error, RETRY_SECONDS)
+        self._changed()
+
+    # -- addresses
+
+    async def _assign(self, assign: AssignRecord, durable: Awaitable[None] | None) -> None:
+        eni = self._inventory.enis[assign.eni]
+        try:
+            if durable is not None:
+                await durable
+            given = await self._insist(lambda: self._cloud.assign(eni.known_id, assign.count, token=assign.token))
+        except NotReady as error:
+            self._held[eni.token] = self._clock.monotonic() + RETRY_SECONDS
+            self._pause(error)
+        except ApiError as error:
+            if isinstance(error, VSwitchFull):
+                self._vswitches.too_few(eni.vswitch_id, asked=assign.count, now=self._clock.monotonic())
+            else:
+                self._hold(eni.token)
+            await self._store.settle(Drop(assign))
+        else:
+            _log.info("addresses assigned", eni=eni.eni_id, slot=eni.slot, count=len(given))
+            await self._store.settle(Drop(assign), *(Put(AddressRecord(address, eni.token)) for address in given))
+        finally:
+            self._let_go(eni.token)
+
+    async def _unassign(self, token: str, leaving: list[AddressRecord], durable: Awaitable[None] | None) -> None:
+        eni = self._inventory.enis[token]
+        addresses = [record.address for record in leaving]
+        try:
+            if durable is not None:
+                await durable
+            try:
+                await self._insist(lambda: self._cloud.unassign(eni.known_id, addresses))
+            except NotFound:
+                # One that is gone already may have kept the others there: the cloud says which are left.
+                seen = await self._insist(lambda: self._cloud.enis(ids=[eni.known_id]))
+                left = [address for card in seen for address in card.secondary if address in addresses]
+                if left:
+                    await self._insist(lambda: self._cloud.unassign(eni.known_id, left))
+        except NotReady as error:
+            self._pause(error)
+        except ApiError:
+            # Refused, so nothing was given back.
+            self._hold(token)
+            await self._store.settle(*(Put(replace(record, leaving=False)) for record in leaving))
+        else:
+            _log.info("addresses given back", eni=eni.eni_id, slot=eni.slot, count=len(leaving))
+            await self._store.settle(*map(Drop, leaving))
+        finally:
+            self._let_go(token)
+
+    def _hold(self, token: str) -> None:
+        """Leave a card alone for a while, and see whether our picture of it is wrong."""
+        self._held[token] = self._clock.monotonic() + HOLD_SECONDS
+        self._survey.compare_soon()
+
+    async def _pay_debts(self) -> None:
+        while True:
+            await self._clock.sleep(RETRY_SECONDS)
+            if self._store.owes:
+                await self._store.pay()
+
+
+async def _run(work: Awaitable[None]) -> None:
+    await work

@@ -1,0 +1,143 @@
+"""What the cluster gets to know of this node's books: the status of its NodeNetwork, and the four words of capacity. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from eniallocator.lifecycle import COMING, State
+from eniallocator.plan import CardView, Limits
+from eniallocator.records import EniRecord, Identity, Use
+from eniway.model import Capacity, VSwitchId
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A condition as Kubernetes knows them; ``since`` is wall time."""
+
+    type: str
+    status: bool
+    reason: str
+    message: str
+    since: float
+
+
+def slot_capacity(cards: Sequence[CardView], limits: Limits | None) -> Capacity:
+    """Exclusive slots in the four words."""
+    exclusive = [card for card in cards if card.use is Use.EXCLUSIVE]
+    used = sum(bool(card.used) for card in exclusive)
+    growable = 0
+    if limits is not None:
+        occupied = {card.slot for card in cards}
+        coming = sum(card.state in COMING for card in exclusive)
+        places = (
+            limits.enis
+            - 1
+            - limits.foreign
+            - sum(card.slot is not None and card.use is not Use.PRIMARY for card in cards)
+        )
+        cold = len(limits.exclusive_slots - occupied)
+        growable = coming + (max(0, min(cold, places)) if limits.vswitch else 0)
+    # A lost card is held by its pod and of no use to another: it counts on both sides as long as it is used.
+    ready = sum(card.state is State.READY or bool(card.used) for card in exclusive)
+    return Capacity(in_service=ready, growable=growable, cooling=0, orphaned=0, used=used)
+
+
+def address_capacity(cards: Sequence[CardView], limits: Limits | None, *, stock: int) -> Capacity:
+    """Addresses for shared pods in the four words; ``stock``: free addresses of the vSwitches that can be drawn on."""
+    shared = [card for card in cards if card.use is Use.SHARED]
+    serving = [card for card in shared if card.state is State.READY]
+    used = sum(card.used for card in shared)
+    # Only of cards in service: another's used addresses count on both sides.
+    lost_but_used = sum(card.used for card in shared if card.state is not State.READY)
+    in_service = sum(card.used + len(card.free) + card.cooling + card.stuck for card in serving) + lost_but_used
+    growable = 0
+    if limits is not None:
+        staying = [
+            card
+            for card in shared
+            if (card.state is State.READY or card.state in COMING) and card.slot in limits.shared_slots
+        ]
+        coming = sum(card.arriving + (len(card.free) if card.state in COMING else 0) for card in staying)
+        room = sum(
+            max(0, limits.secondary - card.total) for card in staying if card.vswitch_id not in limits.empty_vswitches
+        )
+        cold = len(limits.shared_slots - {card.slot for card in cards})
+        places = (
+            limits.enis
+            - 1
+            - limits.foreign
+            - sum(card.slot is not None and card.use is not Use.PRIMARY for card in cards)
+        )
+        new = max(0, min(cold, places)) * limits.secondary if limits.vswitch else 0
+        growable = coming + min(stock, room + new)
+    return Capacity(
+        in_service=in_service,
+        growable=growable,
+        cooling=sum(card.cooling for card in serving),
+        orphaned=sum(card.stuck for card in serving),
+        used=used,
+    )
+
+
+def free(capacity: Capacity) -> int:
+    """What more pods can have."""
+    return max(0, capacity.in_service + capacity.growable - capacity.cooling - capacity.orphaned - capacity.used)
+
+
+def node_network(
+    *,
+    identity: Identity,
+    vswitches: Collection[VSwitchId],
+    enis: Collection[EniRecord],
+    cards: Mapping[str, CardView],
+    capacity: Mapping[str, Capacity],
+    conditions: Sequence[Condition],
+) -> dict[str, Any]:
+    """The status of a NodeNetwork; ``cards`` by token."""
+    return {
+        "instanceID": identity.instance_id,
+        "instanceType": identity.instance_type,
+        "zone": identity.zone,
+        "vSwitches": list(vswitches),
+        "capacity": {
+            what: {
+                "inService": words.in_service,
+                "growable": words.growable,
+                "cooling": words.cooling,
+                "orphaned": words.orphaned,
+                "used": words.used,
+                "free": free(words),
+            }
+            for what, words in capacity.items()
+        },
+        "cards": [
+            _card(eni, cards[eni.token]) for eni in sorted(enis, key=lambda eni: eni.slot or 0) if eni.slot is not None
+        ],
+        "conditions": [
+            {
+                "type": condition.type,
+                "status": "True" if condition.status else "False",
+                "reason": condition.reason,
+                "message": condition.message,
+                "lastTransitionTime": datetime.fromtimestamp(condition.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            }
+            for condition in conditions
+        ],
+    }
+
+
+def _card(eni: EniRecord, view: CardView) -> dict[str, Any]:
+    card: dict[str, Any] = {
+        "slot": eni.slot,
+        "use": str(eni.use),
+        "state": str(eni.state),
+        "vSwitch": eni.vswitch_id,
+        "addresses": view.total - view.arriving,
+    }
+    for key, value in (("eniID", eni.eni_id), ("mac", eni.mac), ("address", eni.address)):
+        if value is not None:
+            card[key] = str(value)
+    return card

@@ -1,0 +1,192 @@
+"""What the cloud is asked without need: limits of the instance type, stock of the vSwitches, and whether its picture is ours.
+
+Limits and vSwitches are noted in the ledger, so that a restart with the cloud away knows them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from ipaddress import IPv4Address
+from random import Random
+from typing import Final
+
+from eniallocator import reclaim
+from eniallocator.clock import Clock
+from eniallocator.cloud.api import CloudApi
+from eniallocator.cloud.errors import ApiError
+from eniallocator.insist import Insist
+from eniallocator.ledger import to_note
+from eniallocator.lifecycle import State
+from eniallocator.records import EniRecord, Identity, TypeLimits
+from eniallocator.store import Store
+from eniallocator.vswitches import VSwitches
+from eniway import log
+
+_log = log.get(__name__)
+
+COMPARE_SECONDS: Final = 600.0
+LEARN_SECONDS: Final = 600.0
+"""Between two readings of the vSwitches, when nothing is short."""
+SHORT_SECONDS: Final = 30.0
+"""The same, while a vSwitch is benched."""
+
+NOTE_LIMITS: Final = "limits"
+NOTE_VSWITCHES: Final = "vswitches"
+NOTE_COMPLETE: Final = "complete"
+
+
+class Survey:
+    """Two loops, ``keep_learning`` and ``keep_comparing``. ``follow`` is called when there are new cards in the books."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        tags: dict[str, str],
+        limits: TypeLimits | None,
+        rebuilt: bool,
+        vswitches: VSwitches,
+        store: Store,
+        cloud: CloudApi,
+        insist: Insist,
+        clock: Clock,
+        random: Random,
+        busy: Collection[str],
+        changed: Callable[[], None],
+        follow: Callable[[], None],
+    ) -> None:
+        self._identity = identity
+        self._tags = tags
+        self._rebuilt = rebuilt
+        self._vswitches = vswitches
+        self._store = store
+        self._inventory = store.inventory
+        self._cloud = cloud
+        self._insist = insist
+        self._clock = clock
+        self._random = random
+        self._busy = busy
+        self._changed = changed
+        self._follow = follow
+        self._again = asyncio.Event()
+        self._touched: set[str] = set()
+        self.limits = limits
+        self.compared = False
+        """Whether the cloud's cards have been seen since this process began."""
+
+    def compare_soon(self) -> None:
+        """An error says that our picture is wrong."""
+        self._again.set()
+
+    def touch(self, token: str) -> None:
+        """Addresses of a card are being changed by us: an answer that is under way may be older."""
+        self._touched.add(token)
+
+    async def keep_learning(self) -> None:
+        """Read the limits, and the vSwitches for ever, more often while one is empty."""
+        read_at = float("-inf")
+        while True:
+            now = self._clock.monotonic()
+            interval = SHORT_SECONDS if self._vswitches.empty(now) or self.limits is None else LEARN_SECONDS
+            if now - read_at >= interval:
+                await self._read_type()
+                await self._read_vswitches()
+                self._changed()
+                read_at = self._clock.monotonic()
+            await self._clock.sleep(5.0)
+
+    async def keep_comparing(self) -> None:
+        """Compare books and cloud at once, then every ten minutes and when asked."""
+        while not (self._vswitches.all_known() and await self._compare_once()):
+            await self._clock.sleep(1.0)
+        while True:
+            self._again.clear()
+            at = self._clock.monotonic() + self._random.uniform(0.8, 1.2) * COMPARE_SECONDS
+            try:
+                async with self._clock.timeout_at(at):
+                    await self._again.wait()
+                # Asked for by an error: soon, not at once, or one error would follow the other.
+                await self._clock.sleep(5.0)
+            except TimeoutError:
+                pass
+            await self._compare_once()
+
+    async def _read_type(self) -> None:
+        try:
+            answer = await self._insist(lambda: self._cloud.instance_type(self._identity.instance_type))
+        except ApiError as error:
+            _log.error("the limits of the instance type cannot be read", error=str(error), hint=error.hint)
+            return
+        limits = TypeLimits(answer.enis, answer.addresses_per_eni)
+        if limits != self.limits:
+            self.limits = limits
+            await self._store.note(to_note(NOTE_LIMITS, limits))
+
+    async def _read_vswitches(self) -> None:
+        vpc_id = self._identity.vpc_id
+        try:
+            read = await self._insist(lambda: self._cloud.vswitches(vpc_id))
+        except ApiError as error:
+            _log.error("the vSwitches cannot be read", error=str(error), hint=error.hint)
+            return
+        for vswitch_id in self._vswitches.learn(read, now=self._clock.monotonic()):
+            _log.error("a configured vSwitch is not in this node's VPC", vswitch=vswitch_id, vpc=vpc_id)
+        if not self._vswitches.usable():
+            _log.error("no configured vSwitch is in this node's zone", zone=self._identity.zone)
+        await self._store.note(to_note(NOTE_VSWITCHES, self._vswitches.all_known()))
+
+    async def _compare_once(self) -> bool:
+        """Bring the books up to what the cloud shows; whether it could be asked and believed."""
+        before = dict(self._inventory.enis)
+        self._touched.clear()
+        self._touched.update(self._busy)
+        try:
+            attached = await self._cloud.enis(instance_id=self._identity.instance_id)
+            tagged = await self._cloud.enis(tags=self._tags)
+        except ApiError:
+            return False
+        # What moved while the cloud was asked is not compared: the answer may be older than the books.
+        resting = {
+            eni.known_id: eni
+            for token, eni in self._inventory.enis.items()
+            if eni.state in (State.READY, State.LOST) and before.get(token) == eni and token not in self._touched
+        }
+        findings = reclaim.compare(
+            resting,
+            {eni.token: self._secondary(eni) for eni in resting.values()},
+            tokens={*self._inventory.enis, *before},
+            moving={eni.eni_id for eni in (*self._inventory.enis.values(), *before.values())},
+            attached=attached,
+            tagged=tagged,
+            identity=self._identity,
+        )
+        if findings is None:
+            _log.error(
+                "the cloud does not show this instance's own primary ENI: not believed", eni=self._identity.primary_eni
+            )
+            return False
+        await self._remedy(findings)
+        return True
+
+    async def _remedy(self, findings: reclaim.Findings) -> None:
+        if findings.differ:
+            _log.warning("books and cloud differ", findings=str(findings))
+        self._inventory.foreign_cards = findings.foreign_cards
+        if findings.foreign_addresses is not None:
+            self._inventory.foreign_addresses = findings.foreign_addresses
+        wall = self._clock.wall()
+        changes = reclaim.remedies(findings, self._inventory, self._vswitches, rebuilt=self._rebuilt, wall=wall)
+        # In memory at once: whatever the planner does next, it does knowing of these cards.
+        durable = self._store.settle(*changes)
+        self.compared = True
+        await durable
+        if self._rebuilt:
+            self._rebuilt = False
+            await self._store.note(to_note(NOTE_COMPLETE, value=True))
+        self._follow()
+        self._changed()
+
+    def _secondary(self, eni: EniRecord) -> list[IPv4Address]:
+        addresses = self._inventory.addresses
+        return [address for address in self._inventory.of_card(eni.token) if not addresses[address].primary]
