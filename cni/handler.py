@@ -1,0 +1,248 @@
+"""The CNI verbs (specification 1.1.0, section 2): from a request to the books and the kernel, and back to a result.
+
+ADD and DEL of one lease never overlap. An ADD that fails or is cancelled takes back what it did; what even that
+cannot is left in the books, where the next DEL or sweep finds it. DEL undoes the kernel before the books let the
+address go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import msgspec
+
+from cni import types
+from cni.needs import Books, Network, PodSlots
+from cni.result import addresses_of, as_version, result_of
+from cni.types import CniError
+from cni.wire import Reply, Request
+from eniway import log, metrics, names
+from eniway.errors import BadAnnotation, EniwayError, InvalidRequest, KernelError, NotReady
+from eniway.model import Kind, LeaseKey, PodRef, Slot
+
+_VERBS: Final = ("ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION")
+
+_log = log.get(__name__)
+
+
+class Handler:
+    """Answers requests. ``add_seconds`` is how long an ADD may wait for an address or a card."""
+
+    def __init__(
+        self,
+        books: Books,
+        network: Network,
+        pods: PodSlots,
+        *,
+        add_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._books = books
+        self._network = network
+        self._pods = pods
+        self._add_seconds = add_seconds
+        self._clock = clock
+        self._locks: dict[LeaseKey, asyncio.Lock] = {}
+        self._users: Counter[LeaseKey] = Counter()
+
+    async def handle(self, request: Request) -> Reply:
+        """The reply to ``request``; every error becomes one, cancellation passes."""
+        verb = request.environment.get("CNI_COMMAND", "")
+        scope = _Scope(began=self._clock())
+        try:
+            output = await self._answer(verb, request, scope)
+        except asyncio.CancelledError:
+            self._measure(verb, scope, "cancelled")
+            raise
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the runtime gets an error object
+            self._measure(verb, scope, "error")
+            return self._failed(error, verb, scope, request)
+        self._measure(verb, scope, "success")
+        return Reply(0, output)
+
+    async def _answer(self, verb: str, request: Request, scope: _Scope) -> bytes:
+        match verb:
+            case "ADD":
+                return await self._add(request, scope)
+            case "DEL":
+                return await self._del(request, scope)
+            case "CHECK":
+                return await self._check(request, scope)
+            case "GC":
+                return await self._gc(request, scope)
+            case "STATUS":
+                # Who answers, serves: a node that has no address left still runs its pods and has to stay Ready.
+                return b""
+            case "VERSION":
+                versions = {"cniVersion": names.CNI_VERSIONS[-1], "supportedVersions": names.CNI_VERSIONS}
+                return msgspec.json.encode(versions) + b"\n"
+            case _:
+                raise CniError(
+                    types.INVALID_ENVIRONMENT, f"CNI_COMMAND: expected one of {', '.join(_VERBS)}, got {verb!r}"
+                )
+
+    def _measure(self, verb: str, scope: _Scope, result: str) -> None:
+        known = verb if verb in _VERBS else "unknown"
+        metrics.CNI_SECONDS.labels(known, scope.kind, result).observe(self._clock() - scope.began)
+
+    def _failed(self, error: Exception, verb: str, scope: _Scope, request: Request) -> Reply:
+        if isinstance(error, InvalidRequest):
+            metrics.INVALID_REQUESTS.labels(type(error).__name__).inc()
+        fields = {
+            "verb": verb,
+            "pod": str(scope.pod or ""),
+            "container": request.environment.get("CNI_CONTAINERID", ""),
+            "code": types.code_of(error),
+            "error": str(error),
+        }
+        if isinstance(error, EniwayError):
+            _log.warning("CNI request failed", **fields)
+        else:
+            _log.error("CNI request failed for a bug", exc_info=error, **fields)
+        return Reply(1, types.error_output(error, verb=verb, version=scope.version))
+
+    async def _add(self, request: Request, scope: _Scope) -> bytes:
+        config = scope.read(request)
+        key = _key(config, request)
+        netns = types.required(request.environment, "CNI_NETNS")
+        if key.ifname != names.POD_LINK:
+            raise CniError(
+                types.INVALID_ENVIRONMENT,
+                f"CNI_IFNAME: expected {names.POD_LINK}, the pod's only network, got {key.ifname}",
+            )
+        scope.pod = pod = types.pod(request.environment)
+        with log.bind(pod=pod, container=key.container_id):
+            async with self.turn(key):
+                slots = await self._pods.slots_of(pod)
+                kind, slot = kind_of(slots, config.runtime_config.pod_annotations or {})
+                scope.kind = kind.value
+                return await self._attach(key, pod, kind, slot, netns, config.cni_version)
+
+    async def _attach(  # noqa: PLR0917 -- an ADD, decided
+        self, key: LeaseKey, pod: PodRef, kind: Kind, slot: Slot | None, netns: str, version: str
+    ) -> bytes:
+        known = self._books.lease(key) is not None
+        deadline = self._clock() + self._add_seconds
+        try:
+            lease = await self._books.acquire(key, pod, kind=kind, slot=slot, netns=netns, deadline=deadline)
+            with log.bind(eni=lease.card.eni_id):
+                attachment = await self._network.attach(lease)
+                await self._books.confirm(key)
+                _log.info("pod attached", kind=kind.value, address=str(lease.address), link=attachment.host_link)
+        except BaseException:
+            # An ADD that only repeats an earlier one takes nothing back: what it found may be in use.
+            if not known:
+                await self._take_back(key)
+            raise
+        return msgspec.json.encode(as_version(result_of(lease, attachment), version)) + b"\n"
+
+    async def _take_back(self, key: LeaseKey) -> None:
+        try:
+            await self._undo(key)
+        except EniwayError as error:
+            _log.warning("a failed ADD could not be taken back, left to DEL or sweep", error=str(error))
+
+    async def _undo(self, key: LeaseKey) -> None:
+        if (lease := self._books.lease(key)) is not None:
+            with log.bind(pod=lease.pod, container=key.container_id, eni=lease.card.eni_id):
+                await self._network.detach(lease)
+                await self._books.release(key)
+                _log.info("pod detached", kind=lease.kind.value, address=str(lease.address))
+
+    async def _del(self, request: Request, scope: _Scope) -> bytes:
+        key = _key(scope.read(request, strict=False), request)
+        async with self.turn(key):
+            if (lease := self._books.lease(key)) is not None:
+                scope.kind = lease.kind.value
+                scope.pod = lease.pod
+            await self._undo(key)
+        return b""
+
+    async def _check(self, request: Request, scope: _Scope) -> bytes:
+        config = scope.read(request)
+        key = _key(config, request)
+        if config.prev_result is None:
+            raise CniError(7, "prevResult: expected the result of this container's ADD, it is missing")
+        async with self.turn(key):
+            if (lease := self._books.lease(key)) is None:
+                raise CniError(
+                    3, f"container {key.container_id}: no lease is known, its ADD never succeeded or DEL was done"
+                )
+            scope.kind = lease.kind.value
+            scope.pod = lease.pod
+            expected = [address.address for address in addresses_of(lease)]
+            if (given := [address.address for address in config.prev_result.ips or ()]) != expected:
+                raise CniError(7, f"prevResult.ips: expected {expected}, got {given}")
+            if wrong := await self._network.check(lease):
+                raise KernelError(f"the network of pod {lease.pod} is not as planned: {'; '.join(map(str, wrong))}")
+        return b""
+
+    async def _gc(self, request: Request, scope: _Scope) -> bytes:
+        config = scope.read(request)
+        if config.valid_attachments is msgspec.UNSET:
+            raise CniError(7, "cni.dev/valid-attachments: expected the list of interfaces in use, it is missing")
+        valid = {(attachment.container_id, attachment.ifname) for attachment in config.valid_attachments or ()}
+        failed: list[str] = []
+        for key in [lease.key for lease in self._books.leases()]:
+            # A lease whose ADD is under way is not in the runtime's list yet.
+            if key.network != config.name or (key.container_id, key.ifname) in valid or key in self._locks:
+                continue
+            async with self.turn(key):
+                try:
+                    await self._undo(key)
+                except EniwayError as error:
+                    failed.append(f"{key.container_id}: {error}")
+        if failed:
+            raise NotReady("; ".join(failed))
+        return b""
+
+    @asynccontextmanager
+    async def turn(self, key: LeaseKey) -> AsyncIterator[None]:
+        """One request at a time for a lease, in order of arrival."""
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        self._users[key] += 1
+        try:
+            async with lock:
+                yield
+        finally:
+            self._users[key] -= 1
+            if not self._users[key]:
+                del self._users[key], self._locks[key]
+
+
+class _Scope:
+    """What is known of a request so far, for its metric, its log line and its error object."""
+
+    def __init__(self, *, began: float) -> None:
+        self.began = began
+        self.version = names.CNI_VERSION
+        self.kind = ""
+        self.pod: PodRef | None = None
+
+    def read(self, request: Request, *, strict: bool = True) -> types.NetConf:
+        """The request's configuration, noting its version."""
+        config = types.parse_config(request.config, strict=strict)
+        self.version = config.cni_version
+        return config
+
+
+def kind_of(slots: Sequence[Slot], annotations: Mapping[str, str]) -> tuple[Kind, Slot | None]:
+    """How a pod is connected, and by which slot if exclusively; a device decides before the annotation does."""
+    wish = annotations.get(names.ANNOTATION_NETWORK, Kind.SHARED)
+    if wish != Kind.SHARED:
+        raise BadAnnotation(f"annotation {names.ANNOTATION_NETWORK}: expected {Kind.SHARED.value!r}, got {wish!r}")
+    if len(slots) > 1:
+        raise BadAnnotation(
+            f"{names.RESOURCE_ENI}: expected at most 1 in the limits of all containers, got {len(slots)}"
+        )
+    return (Kind.EXCLUSIVE, slots[0]) if slots else (Kind.SHARED, None)
+
+
+def _key(config: types.NetConf, request: Request) -> LeaseKey:
+    environment = request.environment
+    return LeaseKey(config.name, types.container_id(environment), types.interface_name(environment))

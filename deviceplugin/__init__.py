@@ -1,0 +1,1 @@
+"""kubelet's door: ENI slots as devices, registration, and whose slot is whose."""

@@ -1,0 +1,130 @@
+"""kubelet's answer to "whose is this slot": the PodResources API, v1 (k8s.io/kubelet pkg/apis/podresources/v1).
+
+kubelet stores a pod's devices before it asks the runtime for the sandbox (kubernetes pkg/kubelet: admission, then the
+pod worker), so at a pod's ADD the answer is final: a pod that kubelet knows and that has no device gets none later.
+The API has names and no UIDs: whether the pod of that name is the caller is for the books to judge by the UID of who
+holds the slot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from random import Random
+from typing import Final, TypeVar
+
+from google.protobuf.message import Message
+
+from deviceplugin.allocations import Allocations, PodName
+from deviceplugin.api.podresources.v1 import api_pb2 as api
+from deviceplugin.rpc import Channel, RpcFailed
+from eniway import log, names
+from eniway.backoff import full_jitter
+from eniway.errors import NotReady
+from eniway.model import PodRef, Slot
+
+_SERVICE: Final = "/v1.PodResourcesLister/"
+_CALL_SECONDS: Final = 5.0
+_PATIENCE_SECONDS: Final = 10.0
+_AGAIN: Final = frozenset({"RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"})
+
+_Response = TypeVar("_Response", bound=Message)
+_log = log.get(__name__)
+
+
+class PodResources:
+    """Client of kubelet's PodResources socket; close it when done."""
+
+    def __init__(
+        self,
+        allocations: Allocations,
+        *,
+        path: Path = Path(names.KUBELET_POD_RESOURCES),
+        random: Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._allocations = allocations
+        self._path = path
+        self._random = random or Random()  # noqa: S311 -- spreads retries
+        self._clock = clock
+        self._channel: Channel | None = None
+
+    async def close(self) -> None:
+        """End the connection; a later call makes a new one."""
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+
+    async def slots_of(self, pod: PodRef) -> tuple[Slot, ...]:
+        """The slots kubelet has given to ``pod``, in order; mostly known without asking (see ``allocations``).
+
+        A pod that kubelet does not know has none: an ADD whose kubelet went away is cancelled by the runtime, so this
+        is either a pod deleted meanwhile or a sandbox that somebody else made. NotReady when kubelet cannot be asked.
+        """
+        if self._allocations.due(now=self._clock()):
+            await self.list()
+        if (slots := self._allocations.known(pod)) is not None:
+            return slots
+        request = api.GetPodResourcesRequest(pod_name=pod.name, pod_namespace=pod.namespace)
+        try:
+            answer = await self._call("Get", request, api.GetPodResourcesResponse)
+        except RpcFailed as error:
+            if error.code in {"UNKNOWN", "NOT_FOUND"} and "not found" in error.details:
+                _log.info("kubelet does not know the pod", pod=str(pod))
+                return ()
+            raise NotReady(f"kubelet cannot say which ENI slots pod {pod} has: {error}") from error
+        slots = _slots(answer.pod_resources)
+        self._allocations.claim(pod, slots)
+        return slots
+
+    async def list(self) -> Mapping[PodName, tuple[Slot, ...]]:
+        """All active pods that have slots, by (namespace, name); NotReady when kubelet cannot be asked.
+
+        Not for every minute: kubelet renews its own picture of what is in use with each List.
+        """
+        began = self._clock()
+        try:
+            answer = await self._call("List", api.ListPodResourcesRequest(), api.ListPodResourcesResponse)
+        except RpcFailed as error:
+            raise NotReady(f"kubelet cannot list the resources of its pods: {error}") from error
+        pods = {(pod.namespace, pod.name): slots for pod in answer.pod_resources if (slots := _slots(pod))}
+        self._allocations.listed({name: frozenset(slots) for name, slots in pods.items()}, began=began)
+        return pods
+
+    async def allocatable(self) -> frozenset[Slot]:
+        """The slots kubelet would give away or has given away: those it was told are healthy. NotReady as above."""
+        try:
+            answer = await self._call(
+                "GetAllocatableResources", api.AllocatableResourcesRequest(), api.AllocatableResourcesResponse
+            )
+        except RpcFailed as error:
+            raise NotReady(f"kubelet cannot list its allocatable resources: {error}") from error
+        return frozenset(_ours(answer.devices))
+
+    async def _call(self, method: str, request: Message, response: type[_Response]) -> _Response:
+        """Call, again with jitter while kubelet is busy (its rate limit) or away, for at most _PATIENCE_SECONDS."""
+        if self._channel is None:
+            self._channel = Channel(self._path)
+        until = self._clock() + _PATIENCE_SECONDS
+        for delay in full_jitter(base=0.02, cap=0.5, random=self._random):
+            try:
+                return await self._channel.call(_SERVICE + method, request, response, seconds=_CALL_SECONDS)
+            except RpcFailed as error:
+                if error.code not in _AGAIN or self._clock() + delay > until:
+                    raise
+                _log.debug("kubelet is asked again", error=str(error))
+            await asyncio.sleep(delay)
+        raise AssertionError("full_jitter ends")
+
+
+def _slots(pod: api.PodResources) -> tuple[Slot, ...]:
+    return tuple(sorted({slot for container in pod.containers for slot in _ours(container.devices)}))
+
+
+def _ours(devices: Iterable[api.ContainerDevices]) -> Iterable[Slot]:
+    for device in devices:
+        if device.resource_name == names.RESOURCE_ENI:
+            for identifier in device.device_ids:
+                yield Slot(names.slot_of(identifier))

@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from cni.handler import Handler, kind_of
+from cni.wire import Reply
+from eniway.errors import BadAnnotation
+from eniway.model import Kind, Slot
+
+
+def handler_of(rooms: Any) -> Handler:
+    """A handler before ``rooms``."""
+    return Handler(rooms, rooms, rooms, add_seconds=200)
+
+
+def error_of(reply: Reply) -> dict[str, Any]:
+    """The error object of a failed request."""
+    assert reply.status == 1
+    decoded: dict[str, Any] = msgspec.json.decode(reply.output)
+    return decoded
+
+
+async def test_add_of_a_shared_pod(rooms: Any, request_of: Any) -> None:
+    """A pod without a device gets an address of a shared card over a veth."""
+    reply = await handler_of(rooms).handle(request_of("ADD", annotations={"eniway.io/network": "shared"}))
+    assert reply.status == 0
+    assert msgspec.json.decode(reply.output) == {
+        "cniVersion": "1.0.0",
+        "interfaces": [
+            {"name": "eniw0123456789a"},
+            {"name": "eth0", "mac": "00:16:3e:00:00:01", "sandbox": "/run/netns/x"},
+        ],
+        "ips": [{"address": "10.0.16.100/32", "gateway": "169.254.1.1", "interface": 1}],
+        "routes": [{"dst": "0.0.0.0/0", "gw": "169.254.1.1"}],
+    }
+    assert rooms.confirmed == set(rooms.held) == set(rooms.kernel)
+
+
+async def test_add_of_an_exclusive_pod(rooms: Any, request_of: Any) -> None:
+    """A pod that kubelet gave a slot to gets the slot's card, whatever its annotation says."""
+    rooms.slots["web-0"] = (Slot(3),)
+    reply = await handler_of(rooms).handle(
+        request_of("ADD", version="1.1.0", annotations={"eniway.io/network": "shared"})
+    )
+    result = msgspec.json.decode(reply.output)
+    assert [lease.card.slot for lease in rooms.leases()] == [3]
+    assert result["ips"] == [{"address": "10.0.16.100/20", "gateway": "10.0.31.253", "interface": 1}]
+    assert [(link["name"], link.get("mtu")) for link in result["interfaces"]] == [
+        ("eniw0123456789a", None),
+        ("eth0", 1500),
+        ("veth1", 1500),
+    ]
+
+
+async def test_add_is_idempotent_by_key(rooms: Any, request_of: Any) -> None:
+    """The same ADD again has the same answer and takes nothing more."""
+    handler = handler_of(rooms)
+    first = await handler.handle(request_of("ADD"))
+    assert await handler.handle(request_of("ADD")) == first
+    assert len(rooms.held) == 1
+
+
+async def test_a_repeated_add_that_fails_leaves_what_the_first_one_made(rooms: Any, request_of: Any) -> None:
+    """What an earlier ADD made may be in use."""
+    handler = handler_of(rooms)
+    await handler.handle(request_of("ADD"))
+    rooms.steps.cancel_at = rooms.steps.taken + 3
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.ensure_future(handler.handle(request_of("ADD")))
+    assert rooms.confirmed == set(rooms.held) == set(rooms.kernel)
+
+
+@pytest.mark.parametrize("slots", [(), (Slot(2),)])
+async def test_add_cancelled_at_every_await_leaves_consistent_books(rooms: Any, request_of: Any, slots: Any) -> None:
+    """Whatever the moment: either nothing is left, or all is there; and the next ADD of the pod succeeds."""
+    rooms.slots["web-0"] = slots
+    handler = handler_of(rooms)
+    for moment in range(1, 100):
+        rooms.steps.taken, rooms.steps.cancel_at = 0, moment
+        task = asyncio.ensure_future(handler.handle(request_of("ADD", container=f"c{moment}")))
+        cancelled = False
+        try:
+            await task
+        except asyncio.CancelledError:
+            cancelled = True
+        assert not handler._locks
+        if not cancelled:
+            assert rooms.confirmed == set(rooms.held) == set(rooms.kernel) != set()
+            break
+        assert (rooms.held, rooms.kernel, rooms.confirmed) == ({}, {}, set()), f"after a cancel at await {moment}"
+    assert moment > 7
+
+
+async def test_a_failed_add_takes_back_what_it_did(rooms: Any, request_of: Any) -> None:
+    """An ADD that fails in the kernel leaves no lease."""
+    rooms.slots["web-0"] = (Slot(2),)
+    handler = handler_of(rooms)
+    await handler.handle(request_of("ADD", container="old"))
+    reply = await handler.handle(request_of("ADD", container="new", uid="uid-2"))
+    assert error_of(reply)["code"] == 105
+    assert [key.container_id for key in rooms.held] == ["old"]
+
+
+async def test_what_cannot_be_taken_back_stays_in_the_books(rooms: Any, request_of: Any) -> None:
+    """An address whose route could not be removed is not free: a later DEL gets it."""
+    handler = handler_of(rooms)
+    rooms.steps.cancel_at = 5
+    rooms.detach_fails = "RTNETLINK answers: device or resource busy"
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.ensure_future(handler.handle(request_of("ADD")))
+    assert len(rooms.held) == 1
+    rooms.detach_fails = ""
+    assert (await handler.handle(request_of("DEL"))).status == 0
+    assert not rooms.held
+
+
+async def test_del_undoes_an_add(rooms: Any, request_of: Any) -> None:
+    """Also with an empty CNI_NETNS and no prevResult; and again, and for what was never added."""
+    handler = handler_of(rooms)
+    await handler.handle(request_of("ADD"))
+    for _ in range(2):
+        assert await handler.handle(request_of("DEL", netns="")) == Reply(0, b"")
+    assert not rooms.held
+    assert not rooms.kernel
+    assert rooms.log == ["attach c1", "detach c1"]
+
+
+async def test_del_acts_only_for_its_own_container(rooms: Any, request_of: Any) -> None:
+    """A late DEL of an old sandbox leaves the pod's new sandbox alone."""
+    handler = handler_of(rooms)
+    await handler.handle(request_of("ADD", container="new"))
+    assert (await handler.handle(request_of("DEL", container="old"))).status == 0
+    assert len(rooms.kernel) == 1
+
+
+async def test_a_failing_del_keeps_the_lease_and_never_says_not_found(rooms: Any, request_of: Any) -> None:
+    """go-cni would take the phrase for a success and never ask again."""
+    handler = handler_of(rooms)
+    await handler.handle(request_of("ADD"))
+    rooms.detach_fails = "netlink: Link Not Found"
+    error = error_of(await handler.handle(request_of("DEL")))
+    assert error["code"] == 5
+    assert "not found" not in str(error).lower()
+    assert "netlink" in error["msg"]
+    assert len(rooms.held) == 1
+
+
+async def test_a_del_waits_for_the_add_of_its_key(rooms: Any, request_of: Any) -> None:
+    """They never overlap, and after both nothing is left."""
+    handler = handler_of(rooms)
+    add = asyncio.ensure_future(handler.handle(request_of("ADD")))
+    await asyncio.sleep(0)
+    delete = await handler.handle(request_of("DEL"))
+    assert (await add).status == delete.status == 0
+    assert rooms.log == ["attach c1", "detach c1"]
+    assert not rooms.held
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ({"annotations": {"eniway.io/network": "fast"}}, 101, ["eniway.io/network", "'shared'", "'fast'"]),
+        ({"annotations": {"eniway.io/network": "exclusive"}}, 101, ["eniway.io/network"]),
+        ({"version": "0.2.0"}, 1, ["cniVersion", "0.3.0"]),
+        ({"version": "2.0.0"}, 1, ["cniVersion"]),
+        ({"mtu": 9000}, 2, ["mtu"]),
+        ({"annotations": {"eniway.io/network": 1}}, 7, ["pod-annotations"]),
+        ({"netns": ""}, 4, ["CNI_NETNS"]),
+        ({"ifname": "net1"}, 4, ["CNI_IFNAME", "eth0"]),
+        ({"ifname": "a/b"}, 4, ["CNI_IFNAME"]),
+        ({"container": "../x"}, 4, ["CNI_CONTAINERID"]),
+        ({"uid": ""}, 4, ["CNI_ARGS", "K8S_POD_UID"]),
+        ({"name": ""}, 7, ["name"]),
+    ],
+)
+async def test_bad_input_is_named(rooms: Any, request_of: Any, changes: Any, code: int, words: list[str]) -> None:
+    """Each error says which field is wrong; nothing is taken."""
+    error = error_of(await handler_of(rooms).handle(request_of("ADD", **changes)))
+    assert error["code"] == code
+    assert all(word in error["msg"] for word in words), error
+    assert not rooms.held
+
+
+async def test_more_than_one_eni_is_refused(rooms: Any, request_of: Any) -> None:
+    """A pod has one eth0."""
+    rooms.slots["web-0"] = (Slot(2), Slot(3))
+    error = error_of(await handler_of(rooms).handle(request_of("ADD")))
+    assert error["code"] == 101
+    assert "aliyun/eni" in error["msg"]
+    assert "at most 1" in error["msg"]
+
+
+async def test_an_exhausted_node_says_so(rooms: Any, request_of: Any) -> None:
+    """The books' error reaches the runtime with its own code."""
+    rooms.free = 0
+    assert error_of(await handler_of(rooms).handle(request_of("ADD")))["code"] == 102
+
+
+async def test_status_and_version_need_nothing(rooms: Any, request_of: Any) -> None:
+    """A node without a free address is Ready all the same."""
+    rooms.free = 0
+    handler = handler_of(rooms)
+    assert await handler.handle(request_of("STATUS")) == Reply(0, b"")
+    version = msgspec.json.decode((await handler.handle(request_of("VERSION"))).output)
+    assert version["supportedVersions"] == ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]
+    assert error_of(await handler.handle(request_of("UPDATE")))["code"] == 4
+
+
+async def test_check_compares_books_kernel_and_result(rooms: Any, request_of: Any) -> None:
+    """It fails without a prevResult, without a lease, with another address, and when the kernel differs."""
+    handler = handler_of(rooms)
+    good = {"ips": [{"address": "10.0.16.100/32"}]}
+    assert error_of(await handler.handle(request_of("CHECK", prevResult=good)))["code"] == 3
+    await handler.handle(request_of("ADD"))
+    assert error_of(await handler.handle(request_of("CHECK")))["code"] == 7
+    assert (await handler.handle(request_of("CHECK", prevResult=good))).status == 0
+    other = {"ips": [{"address": "10.0.16.101/32"}]}
+    assert error_of(await handler.handle(request_of("CHECK", prevResult=other)))["code"] == 7
+    rooms.kernel.clear()
+    error = error_of(await handler.handle(request_of("CHECK", prevResult=good)))
+    assert "link eth0 is missing" in error["msg"]
+
+
+async def test_gc_releases_all_but_what_is_in_use(rooms: Any, request_of: Any) -> None:
+    """Of this network, by (container, interface); a missing list is an error, never "none are in use"."""
+    handler = handler_of(rooms)
+    for container in ("c1", "c2", "c3"):
+        await handler.handle(request_of("ADD", container=container))
+    assert error_of(await handler.handle(request_of("GC")))["code"] == 7
+    valid = [{"containerID": "c2", "ifname": "eth0"}, {"containerID": "c3", "ifname": "eth1"}]
+    assert (await handler.handle(request_of("GC", valid_attachments=valid))).status == 0
+    assert [key.container_id for key in rooms.held] == ["c2"]
+    await handler.handle(request_of("GC", name="other", valid_attachments=[]))
+    assert len(rooms.held) == 1
+    await handler.handle(request_of("GC", valid_attachments=None))
+    assert not rooms.held
+
+
+async def test_gc_goes_on_after_a_failure_and_tells_it(rooms: Any, request_of: Any) -> None:
+    """One lease that cannot be undone does not keep the others."""
+    handler = handler_of(rooms)
+    for container in ("c1", "c2"):
+        await handler.handle(request_of("ADD", container=container))
+    rooms.detach_fails = "busy"
+    error = error_of(await handler.handle(request_of("GC", valid_attachments=[])))
+    assert error["code"] == 11
+    assert rooms.log[2:] == ["detach c1", "detach c2"]
+
+
+def test_a_device_decides_before_the_annotation() -> None:
+    """And without either a pod is shared."""
+    assert kind_of((), {}) == (Kind.SHARED, None)
+    assert kind_of((Slot(4),), {}) == (Kind.EXCLUSIVE, Slot(4))
+    with pytest.raises(BadAnnotation, match="routed"):
+        kind_of((Slot(4),), {"eniway.io/network": "routed"})
