@@ -1,0 +1,53 @@
+"""Layers from folders, kept by a key of what went in: a layer whose inputs did not change is not made again."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from image.oci import Digest, Layer, hash_file
+
+
+def key_of(parts: Iterable[bytes]) -> str:
+    """A name for these inputs: equal only for the same parts in the same order."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(len(part).to_bytes(8, "big"))
+        total.update(part)
+    return total.hexdigest()[:16]
+
+
+def pack(root: Path, target: Path, *, mtime: int) -> None:
+    """Everything under ``root`` as a tar that depends on names, modes, owners and contents only (GNU tar)."""
+    subprocess.run(
+        [
+            *("tar", "--create", f"--file={target}", f"--directory={root}"),
+            *("--format=gnu", "--sort=name", f"--mtime=@{mtime}", "--numeric-owner", "."),
+        ],
+        check=True,
+    )
+
+
+def cached(cache: Path, name: str, key: str, *, comment: str, write: Callable[[Path], None]) -> Layer:
+    """The layer ``name`` for ``key`` from ``cache``, made by ``write(target)`` when it is not there.
+
+    Others of the same name are removed: one version of each layer is kept.
+    """
+    directory = cache / f"{name}-{key}"
+    if not (directory / "digest").exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache, prefix=f".{name}-") as scratch:
+            made = Path(scratch) / "made"
+            made.mkdir()
+            write(made / "layer.tar")
+            (made / "digest").write_text(hash_file(made / "layer.tar"), encoding="ascii")
+            shutil.rmtree(directory, ignore_errors=True)
+            made.rename(directory)
+        for other in cache.glob(f"{name}-*"):
+            if other != directory:
+                shutil.rmtree(other, ignore_errors=True)
+    return Layer(directory / "layer.tar", Digest((directory / "digest").read_text(encoding="ascii")), comment)

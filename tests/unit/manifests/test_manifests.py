@@ -1,0 +1,152 @@
+"""The manifests say what the code says."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from eniway import config, names
+from eniway.errors import BadConfig
+from image import build
+
+TREE = Path(__file__).parents[3]
+MANIFESTS = TREE / "manifests"
+FILES = sorted(path for path in MANIFESTS.rglob("*.yaml") if path.name != "config.yaml")
+
+
+def objects() -> Iterator[dict[str, Any]]:
+    for path in FILES:
+        if path.name != "kustomization.yaml":
+            yield from yaml.safe_load_all(path.read_text())
+
+
+def one(kind: str, name: str = "") -> dict[str, Any]:
+    (found,) = [item for item in objects() if item["kind"] == kind and (not name or item["metadata"]["name"] == name)]
+    return found
+
+
+@pytest.fixture
+def pod() -> dict[str, Any]:
+    spec: dict[str, Any] = one("DaemonSet")["spec"]["template"]["spec"]
+    return spec
+
+
+@pytest.fixture
+def container(pod: dict[str, Any]) -> dict[str, Any]:
+    (only,) = pod["containers"]
+    assert isinstance(only, dict)
+    return only
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(MANIFESTS)))
+def test_every_manifest_names_its_kind(path: Path) -> None:
+    """Each document is YAML and an object of a kind."""
+    for item in yaml.safe_load_all(path.read_text()):
+        assert item["apiVersion"], item
+        assert item["kind"], item
+
+
+@pytest.mark.parametrize("path", sorted(MANIFESTS.rglob("config.yaml")), ids=lambda path: path.parent.name)
+def test_the_daemon_takes_each_configuration(path: Path) -> None:
+    """What stands in a ConfigMap is what eniway.config reads; a key more is refused."""
+    text = path.read_text()
+    config.parse(text, source=str(path))
+    with pytest.raises(BadConfig, match="surplus"):
+        config.parse(text + "surplus: 1\n", source=str(path))
+
+
+def test_every_base_file_is_in_the_base() -> None:
+    """No manifest is forgotten by kustomization.yaml."""
+    listed = set(yaml.safe_load((MANIFESTS / "base/kustomization.yaml").read_text())["resources"])
+    assert listed == {path.name for path in (MANIFESTS / "base").glob("*.yaml")} - {"kustomization.yaml", "config.yaml"}
+
+
+def test_the_daemons_pod_runs_the_image_that_is_built(container: dict[str, Any]) -> None:
+    """The tag is the version in setup.cfg."""
+    assert container["image"] == build.settings(TREE, mtime=0, machine="x86_64").name
+
+
+def test_the_daemon_finds_its_files_where_names_says(container: dict[str, Any], pod: dict[str, Any]) -> None:
+    """State, sockets, configuration, credentials and kubelet's folders are mounted at the paths the code uses."""
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    used = {
+        names.STATE_DIRECTORY,
+        names.RUN_DIRECTORY,
+        names.CONFIG_FILE,
+        names.CREDENTIALS_DIRECTORY,
+        names.KUBELET_DEVICE_PLUGINS,
+        str(Path(names.KUBELET_POD_RESOURCES).parent),
+    }
+    assert used <= set(mounts)
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert set(mounts.values()) == set(volumes)
+    for path, name in mounts.items():
+        if "hostPath" in volumes[name]:
+            assert volumes[name]["hostPath"]["path"].removeprefix("/var/run").removeprefix("/run") == path.removeprefix(
+                "/run"
+            )
+
+
+def test_two_daemons_never_run_on_one_node(pod: dict[str, Any]) -> None:
+    """The ledger and the device plugin's socket have one owner."""
+    strategy = one("DaemonSet")["spec"]["updateStrategy"]
+    assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}}
+    assert pod["hostNetwork"]
+    assert pod["priorityClassName"] == "system-node-critical"
+    assert pod["tolerations"] == [{"operator": "Exists"}]
+
+
+def test_the_probes_ask_the_port_that_is_served(container: dict[str, Any]) -> None:
+    """The default of metrics_address and the port of the probes are one."""
+    text = "cluster: c\nvswitches: [v]\nsecurity_groups: [s]\nservice_cidr: 10.0.0.0/16\n"
+    served = config.parse(text, source="test").metrics_address.rpartition(":")[2]
+    (port,) = container["ports"]
+    assert str(port["containerPort"]) == served
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"] == {"path": "/healthz", "port": port["name"]}
+
+
+def test_the_daemon_has_these_rights_and_no_other() -> None:
+    """A right that nobody uses is a right that somebody else will."""
+    rules = {
+        (group, resource): set(rule["verbs"])
+        for rule in one("ClusterRole")["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert rules == {
+        ("", "nodes"): {"get"},
+        ("", "events"): {"create"},
+        (names.GROUP, "nodenetworks"): {"create", "patch"},
+        (names.GROUP, "nodenetworks/status"): {"patch"},
+    }
+
+
+def test_no_credentials_stand_in_a_config_map() -> None:
+    """They come from a Secret alone."""
+    for path in MANIFESTS.rglob("config.yaml"):
+        assert not re.search(r"access_key|secret", path.read_text(), re.IGNORECASE)
+    secrets = [volume for volume in one("DaemonSet")["spec"]["template"]["spec"]["volumes"] if "secret" in volume]
+    assert [volume["secret"]["secretName"] for volume in secrets] == ["eniway-credentials"]
+
+
+def test_policies_use_the_names_of_the_code() -> None:
+    """Resource, annotation, service account and group are those the daemon knows."""
+    text = (MANIFESTS / "base/policies.yaml").read_text()
+    assert names.RESOURCE_ENI in text
+    assert names.ANNOTATION_NETWORK in text
+    account = one("ServiceAccount")["metadata"]
+    assert f"system:serviceaccount:{account['namespace']}:{account['name']}" in text
+    bound = {item["spec"]["policyName"] for item in objects() if item["kind"].endswith("PolicyBinding")}
+    assert bound == {item["metadata"]["name"] for item in objects() if item["kind"] == "ValidatingAdmissionPolicy"}
+
+
+def test_the_crd_is_the_one_that_is_written() -> None:
+    """Group, version, plural and kind are those of the publisher's path."""
+    spec = one("CustomResourceDefinition")["spec"]
+    assert [f"{spec['group']}/{version['name']}" for version in spec["versions"]] == [names.API_VERSION]
+    assert (spec["names"]["kind"], spec["names"]["plural"], spec["scope"]) == ("NodeNetwork", "nodenetworks", "Cluster")
+    assert all("status" in version["subresources"] for version in spec["versions"])
