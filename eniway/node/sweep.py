@@ -4,8 +4,9 @@ Three differences and what is done about each:
 
 1. a lease whose sandbox is gone (its netns path is no namespace any more): a DEL that never came, or that came while
    the daemon was away. Released.
-2. a host link that carries a lease key nobody holds: an ADD that was undone half-way, or books that were rebuilt.
-   Removed.
+2. a host link that carries a lease key nobody holds: an ADD that was undone half-way. Removed, unless the books were
+   lost and rebuilt: then it may well be a running pod's, and it ends with its sandbox anyhow. While there is none such,
+   addresses found on our cards without a lease are nobody's and go back into service.
 3. a confirmed lease whose links, routes or set members are not as planned: somebody else's hand, a unit that flushed
    rules. Brought back.
 
@@ -15,11 +16,18 @@ an ADD or DEL is working on.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+from eniway import log, metrics
+from eniway.errors import EniwayError
 from eniway.model import Lease, LeaseKey
+
+_log = log.get(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +61,130 @@ def is_namespace(path: str, *, nsfs: int | None = None) -> bool:
         return Path(path).stat().st_dev == device
     except OSError:
         return False
+
+
+class Books(Protocol):
+    """The books' part of a sweep."""
+
+    def leases(self) -> Sequence[Lease]:
+        """All leases, confirmed or not."""
+        ...
+
+    def lease(self, key: LeaseKey) -> Lease | None:
+        """The lease of ``key``."""
+        ...
+
+    async def confirm(self, key: LeaseKey) -> None:
+        """The kernel is done."""
+        ...
+
+    async def release(self, key: LeaseKey) -> None:
+        """The kernel is undone."""
+        ...
+
+    async def settle_orphans(self, in_use: Collection[object]) -> None:
+        """Addresses without a lease that are not ``in_use`` go back into service."""
+        ...
+
+
+class Network(Protocol):
+    """The kernel's part of a sweep."""
+
+    async def observe_leases(self) -> Mapping[LeaseKey, str]:
+        """Lease keys that host links carry, with the links' names."""
+        ...
+
+    async def remove_orphan(self, key: LeaseKey) -> None:
+        """Remove the host side of a lease nobody holds."""
+        ...
+
+    async def check(self, lease: Lease) -> Sequence[object]:
+        """What is not as planned."""
+        ...
+
+    async def attach(self, lease: Lease) -> object:
+        """Bring it to the plan."""
+        ...
+
+    async def detach(self, lease: Lease) -> None:
+        """Undo it."""
+        ...
+
+
+class Sweeper:
+    """Runs sweeps.
+
+    ``turn(key)`` is the doors' order of requests for one lease; ``trusted``: the books know of every lease there is.
+    """
+
+    def __init__(
+        self,
+        books: Books,
+        network: Network,
+        *,
+        turn: Callable[[LeaseKey], AbstractAsyncContextManager[None]],
+        trusted: bool,
+        alive: Callable[[str], bool] = is_namespace,
+    ) -> None:
+        self._books = books
+        self._network = network
+        self._turn = turn
+        self._trusted = trusted
+        self._alive = alive
+
+    async def sweep(self) -> int:
+        """One sweep; the number of repairs. An error over one lease is logged and does not keep the others waiting."""
+        links = await self._network.observe_leases()
+        leases = self._books.leases()
+        living = await asyncio.to_thread(lambda: [lease.netns for lease in leases if self._alive(lease.netns)])
+        findings = compare(leases=leases, alive=living, links=links)
+        repairs = 0
+        for key in findings.released:
+            repairs += await self._one("lease", key, self._release)
+        if self._trusted:
+            for key in findings.orphaned:
+                repairs += await self._one("link", key, self._remove)
+        if not findings.orphaned:
+            await self._books.settle_orphans(())
+        for lease in findings.checked:
+            repairs += await self._one("datapath", lease.key, self._mend)
+        return repairs
+
+    async def _one(self, what: str, key: LeaseKey, work: Callable[[LeaseKey], Awaitable[bool]]) -> bool:
+        try:
+            async with self._turn(key):
+                repaired = await work(key)
+        except EniwayError as error:
+            _log.warning("a difference could not be repaired", what=what, container=key.container_id, error=str(error))
+            return False
+        if repaired:
+            metrics.SWEEP_REPAIRS.labels(what).inc()
+            _log.info("a difference was repaired", what=what, container=key.container_id)
+        return repaired
+
+    async def _release(self, key: LeaseKey) -> bool:
+        lease = self._books.lease(key)
+        if lease is None or self._alive(lease.netns):
+            return False
+        await self._network.detach(lease)
+        await self._books.release(key)
+        return True
+
+    async def _remove(self, key: LeaseKey) -> bool:
+        # An ADD that came after the comparison holds a lease now.
+        if self._books.lease(key) is not None:
+            return False
+        await self._network.remove_orphan(key)
+        return True
+
+    async def _mend(self, key: LeaseKey) -> bool:
+        lease = self._books.lease(key)
+        if lease is None or not self._alive(lease.netns):
+            return False
+        wrong = await self._network.check(lease)
+        if wrong:
+            _log.warning("a pod's network is not as planned", pod=lease.pod, wrong=[str(part) for part in wrong][:10])
+            await self._network.attach(lease)
+        # An ADD whose daemon died between kernel and books, and whose runtime kept the sandbox, is done by now.
+        await self._books.confirm(key)
+        return bool(wrong)

@@ -1,0 +1,63 @@
+"""What the kernel of a running pod has: its links and addresses, read in its own network namespace."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network link of a pod with its IPv4 addresses."""
+
+    name: str
+    mac: str
+    mtu: int
+    addresses: tuple[IPv4Address, ...]
+
+
+def pids(uids: Iterable[str], proc: Path = Path("/proc")) -> dict[str, int]:
+    """Pod UID → a process of the pod, found by the cgroups that kubelet names after the UID."""
+    wanted, found = set(uids), dict[str, int]()
+    for process in proc.glob("[0-9]*"):
+        try:
+            cgroups = (process / "cgroup").read_text()
+        except OSError:  # it has ended meanwhile
+            continue
+        for uid in wanted - found.keys():
+            if f"pod{uid}" in cgroups or f"pod{uid.replace('-', '_')}" in cgroups:
+                found[uid] = int(process.name)
+    return found
+
+
+def resident(uid: str, proc: Path = Path("/proc")) -> int:
+    """Resident memory of all processes of a pod, in bytes."""
+    total = 0
+    for process in proc.glob("[0-9]*"):
+        try:
+            if f"pod{uid}" in (process / "cgroup").read_text():
+                lines = (process / "status").read_text().splitlines()
+                total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+        except OSError:  # it has ended meanwhile
+            continue
+    return total
+
+
+def links(pid: int) -> dict[str, Link]:
+    """The links in the network namespace of a process, by name, without the loopback."""
+    argv = ["nsenter", f"--net=/proc/{pid}/ns/net", "ip", "-json", "address", "show"]
+    said = json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout)
+    return {
+        item["ifname"]: Link(
+            name=item["ifname"],
+            mac=item.get("address", ""),
+            mtu=item["mtu"],
+            addresses=tuple(IPv4Address(a["local"]) for a in item["addr_info"] if a["family"] == "inet"),
+        )
+        for item in said
+        if item["ifname"] != "lo"
+    }

@@ -1,0 +1,37 @@
+"""``eniway``: one program, a process for each subcommand. Heavy imports stay behind the subcommand that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from eniway import names
+from eniway.errors import EniwayError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="eniway", description="Pod networking for Kubernetes on Alibaba Cloud.")
+    parser.add_argument("--version", action="version", version=metadata.version("eniway"))
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    node = commands.add_parser("node", help="the node daemon")
+    node.add_argument("--config", type=Path, default=Path(names.CONFIG_FILE), help="default: %(default)s")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand; 0 after an orderly end, 1 and a line on standard error when it cannot work, 2 for bad usage."""
+    options = _parser().parse_args(arguments)
+    try:
+        from eniway.node.app import main as node  # noqa: PLC0415 -- a second of imports
+
+        return node(options.config)
+    except EniwayError as error:
+        sys.stderr.write(f"eniway {options.command}: {error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

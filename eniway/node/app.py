@@ -1,0 +1,172 @@
+"""The node daemon: builds the rooms, hands each what it needs of the others, and runs them in one task group.
+
+Order of a start, and why:
+
+1. the ledger, from disk: on a known boot nothing else is needed to know what this node has;
+2. kubelet's door: until the device plugin is registered, kubelet refuses pods with devices, so it waits for nothing;
+3. the kernel's node-wide state and the sweep: what a DEL missed while the daemon was away is undone;
+4. the runtime's door opens, then the conflist is written: the node is not Ready before it can serve.
+
+The books' loop, which alone speaks with the cloud, runs beside all of that and holds nothing up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+from cni import conflist
+from cni.handler import Handler
+from cni.server import Door
+from datapath.network import Network
+from deviceplugin.allocations import Allocations
+from deviceplugin.podresources import PodResources
+from deviceplugin.registration import DevicePlugin
+from eniallocator import Books, SystemClock, open_ledger
+from eniallocator.cloud.credentials import KeyFiles
+from eniallocator.cloud.ecs import EcsCloud
+from eniallocator.cloud.limiter import Limiter
+from eniallocator.cloud.metadata import Metadata
+from eniway import config as configuration
+from eniway import log, metrics, names
+from eniway.config import NodeConfig
+from eniway.errors import BadConfig
+from eniway.kube.client import KubeClient, in_cluster
+from eniway.kube.events import Event, Recorder
+from eniway.kube.nodenetwork import NodeNetworkPublisher
+from eniway.model import Kind
+from eniway.node import http
+from eniway.node.sweep import Sweeper
+
+RELAY: Final = Path("/usr/share/eniway/cni/eniway")
+"""Where the image has the relay."""
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+_log = log.get(__name__)
+
+
+async def run(config: NodeConfig, *, node: str) -> None:
+    """Serve until cancelled."""
+    clock = SystemClock()
+    random = Random()  # noqa: S311 -- spreads retries
+    async with AsyncExitStack() as stack:
+        network = await stack.enter_async_context(Network())
+        metadata = await stack.enter_async_context(Metadata(config.cloud.metadata))
+        opening = await open_ledger(
+            Path(names.LEDGER_FILE),
+            config=config,
+            boot_id=BOOT_ID.read_text(encoding="ascii").strip(),
+            metadata=metadata,
+            clock=clock,
+            random=random,
+        )
+        cloud = EcsCloud(
+            region=opening.identity.region,
+            endpoint=config.cloud.endpoint,
+            keys=KeyFiles(Path(config.cloud.credentials)),
+            limiter=Limiter(calls_per_minute=config.cloud.calls_per_minute, clock=clock, random=random),
+            clock=clock,
+        )
+        stack.callback(cloud.close)
+        books = Books(
+            opening,
+            config=config,
+            cloud=cloud,
+            kernel=network,
+            clock=clock,
+            random=random,
+            new_id=lambda: uuid.uuid4().hex,
+        )
+        stack.push_async_callback(books.close)
+        allocations = Allocations(now=clock.monotonic())
+        pods = PodResources(allocations)
+        stack.push_async_callback(pods.close)
+        handler = Handler(books, network, pods, add_seconds=config.add_deadline_seconds)
+        door = Door(handler.handle)
+        sweeper = Sweeper(books, network, turn=handler.turn, trusted=not opening.rebuilt)
+        client = await stack.enter_async_context(KubeClient(in_cluster()))
+        recorder = Recorder(client, node=node, clock=clock.monotonic, new_id=lambda: uuid.uuid4().hex[:16])
+        publisher = NodeNetworkPublisher(
+            client, node=node, status=books.status, changed=books.status_changed, random=random
+        )
+        state = _State()
+        host, port = http.parse_address(config.metrics_address)
+        app = http.application(lambda: state.unhealthy, lambda: _refresh(books))
+        stack.push_async_callback((await http.serve(app, host=host, port=port)).cleanup)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(DevicePlugin(books, allocations).run())
+            group.create_task(books.run())
+            group.create_task(publisher.run())
+            group.create_task(recorder.run())
+            group.create_task(_tell_conditions(books, recorder))
+            await network.start(service_cidr=config.service_network, primary=books.primary)
+            await sweeper.sweep()
+            conflist.install_relay(RELAY)
+            door.open()
+            group.create_task(door.run())
+            conflist.write()
+            state.unhealthy = None
+            _log.info("serving", node=node, instance=opening.identity.instance_id, leases=len(books.leases()))
+            while True:
+                await clock.sleep(config.sweep_seconds)
+                await sweeper.sweep()
+
+
+class _State:
+    """What /healthz says."""
+
+    unhealthy: str | None = "starting: the CNI socket is not open yet"
+
+
+def _refresh(books: Books) -> None:
+    """Bring the gauges up to date."""
+    for what, capacity in books.capacity().items():
+        for word in ("in_service", "growable", "cooling", "orphaned", "used"):
+            metrics.CAPACITY.labels(what, word).set(getattr(capacity, word))
+    held = [lease.kind for lease in books.leases()]
+    for kind in Kind:
+        metrics.LEASES.labels(kind.value).set(held.count(kind))
+
+
+async def _tell_conditions(books: Books, recorder: Recorder) -> None:
+    """An Event on the Node for each condition that is, or becomes, false."""
+    told: dict[str, Any] = {}
+    while True:
+        for condition in books.status()["conditions"]:
+            said = (condition["status"], condition["reason"], condition["message"])
+            if condition["status"] == "False" and told.get(condition["type"]) != said:
+                recorder.tell(Event(None, "Warning", condition["reason"], condition["message"]))
+            told[condition["type"]] = said
+        await books.status_changed()
+
+
+def main(path: Path, environ: Mapping[str, str] = os.environ) -> int:
+    """Load the configuration and run until SIGTERM or SIGINT."""
+    config = configuration.load(path)
+    http.parse_address(config.metrics_address)
+    node = environ.get("NODE_NAME", "")
+    if not node:
+        raise BadConfig("NODE_NAME: expected the name of this node in the environment, it is not set")
+    log.configure(config.log_level)
+    asyncio.run(_until_told(lambda: run(config, node=node)))
+    return 0
+
+
+async def _until_told(work: Callable[[], Any]) -> None:
+    """Run ``work`` and cancel it at SIGTERM or SIGINT."""
+    task = asyncio.ensure_future(work())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        _log.info("ended")

@@ -1,0 +1,226 @@
+"""`python -m tests.bench`: every figure of the project, measured in boxes of their own, as a table and as JSON.
+
+Exit status 0 only if every bound is kept. Nothing else should run on the machine meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address
+from pathlib import Path
+from statistics import median
+
+from demo import inside
+from demo.box import Box, Status
+from demo.kube import Kube, Object
+from tests.bench import wire
+from tests.bench.figures import LEAST_ROUNDS, Figure, median_of_ratios, rotated, table
+from tests.bench.vxlan import overlay
+from tests.bench.wire import Place
+
+BUILD = Path("build/bench")
+PODS = "/api/v1/namespaces/bench/pods"
+AGNHOST = "registry.k8s.io/e2e-test-images/agnhost:2.53"
+INSTANCE_TYPE = "ecs.g7.4xlarge"
+"""Room for 30 pods on one node: 8 ENIs with 30 addresses each."""
+MANY = 30
+VARIANTS = ("instance", "exclusive", "shared", "vxlan")
+Round = dict[str, float]
+
+
+def main() -> int:
+    """Measure all, or the parts that are asked for."""
+    parts = {"box": bench_box, "wire": bench_eniway}
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=12, help=f"interleaved rounds, at least {LEAST_ROUNDS}")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each throughput measurement")
+    parser.add_argument("--only", choices=parts, help="one part")
+    options = parser.parse_args()
+    BUILD.mkdir(parents=True, exist_ok=True)
+    figures: list[Figure] = []
+    for name, part in parts.items():
+        if options.only in {None, name}:
+            figures += part(options)
+    print(f"\n{table(figures)}")
+    machine = {"cpus": os.cpu_count(), "kernel": os.uname().release}
+    result = {"machine": machine, "rounds": options.rounds, "figures": [_json(figure) for figure in figures]}
+    (BUILD / "figures.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    print(f"\nalso in {BUILD}/figures.json")
+    return 0 if all(figure.holds for figure in figures) else 1
+
+
+def bench_box(_options: argparse.Namespace) -> list[Figure]:
+    """How long an empty cluster takes to come and to go."""
+    box, ups, downs = Box(BUILD / "box-empty"), list[float](), list[float]()
+    for _ in range(3):
+        ups.append(_timed(box, "up", "--nodes", "3", "--install", "none"))
+        downs.append(_timed(box, "down"))
+        say(f"vpcbox up {ups[-1]:.1f} s, down {downs[-1]:.1f} s")
+    return [
+        Figure("vpcbox up --nodes 3 --install none, warm", median(ups), "s", 60, beside=f"worst {max(ups):.1f}"),
+        Figure("vpcbox down", median(downs), "s", 10, beside=f"worst {max(downs):.1f}"),
+    ]
+
+
+def bench_eniway(options: argparse.Namespace) -> list[Figure]:
+    """The wire, CNI ADD and the daemon's memory, on one cluster."""
+    rtt = wire.compile_rtt(BUILD)
+    with standing(Box(BUILD / "box"), "--nodes", "3", "--instance-type", INSTANCE_TYPE) as (box, status):
+        kube = Kube(Path(status.kubeconfig))
+        first, second, third = status.nodes
+        kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "bench"}})
+        pairs = {"instance": (Place(first.netns, first.address), Place(second.netns, second.address))}
+        for kind in ("exclusive", "shared"):
+            one, two = (place_of(kube, _pod(f"{kind}-{node.name}", node.name, kind)) for node in (first, second))
+            pairs[kind] = (one, two)
+        gbits, tcp, udp = list[Round](), list[Round](), list[Round]()
+        adds = list[Round]()
+        with overlay(first, second) as pairs["vxlan"]:
+            for turn in range(options.rounds):
+                order = rotated(VARIANTS, turn)
+                gbits.append({one: wire.throughput(*pairs[one], seconds=options.seconds) / 1e9 for one in order})
+                tcp.append({one: wire.round_trip(rtt, *pairs[one], "tcp") for one in order})
+                udp.append({one: wire.round_trip(rtt, *pairs[one], "udp") for one in order})
+                adds.append(cni_adds(box, third.name, turn))
+                say(f"round {turn + 1} of {options.rounds}: " + _round(gbits[-1], tcp[-1], adds[-1]))
+        rss = memory(kube, third.name)
+    samples = {"gbits": gbits, "tcp_rtt_us": tcp, "udp_rtt_us": udp, "cni_add_ms": adds}
+    (BUILD / "samples.json").write_text(json.dumps(samples, indent=1) + "\n")
+    return [*_wire_figures(gbits, tcp, udp), *_add_figures(adds), Figure(f"daemon RSS, {MANY} pods", rss, "MiB", 110)]
+
+
+def cni_adds(box: Box, node: str, turn: int) -> Round:
+    """Medians of a few ADDs of each plugin, in milliseconds."""
+    program = str(Path(__file__).with_name("cni_add.py").absolute())
+    took: dict[str, list[float]] = json.loads(box.sh(node, [sys.executable, program, str(turn), "3"]))
+    return {plugin: median(values) for plugin, values in took.items()}
+
+
+def memory(kube: Kube, node: str) -> float:
+    """Resident memory in MiB of the daemon of a node that runs MANY pods."""
+    for number in range(MANY):
+        kube.apply(_pod(f"many-{number}", node, "shared"))
+    kube.until(PODS, lambda pods: _running(pods, MANY), seconds=180, selector="bench=many")
+    daemons = kube.get(f"/api/v1/pods?fieldSelector=spec.nodeName%3D{node}")["items"]
+    uids = [pod["metadata"]["uid"] for pod in daemons if _owner(pod) == "DaemonSet"]
+    return sum(inside.resident(uid) for uid in uids) / 2**20
+
+
+def place_of(kube: Kube, pod: Object) -> Place:
+    """Start a pod; where it is once it runs."""
+    name = kube.apply(pod)["metadata"]["name"]
+    found = kube.until(PODS, lambda pods: _running([p for p in pods if p["metadata"]["name"] == name], 1), seconds=90)
+    [one] = found
+    uid = one["metadata"]["uid"]
+    return Place(f"/proc/{inside.pids([uid])[uid]}/ns/net", IPv4Address(one["status"]["podIP"]))
+
+
+@contextmanager
+def standing(box: Box, *words: str) -> Iterator[tuple[Box, Status]]:
+    """A box with eniway for as long as the context lasts."""
+    try:
+        box.run("up", *words, "--install", "eniway")
+        yield box, box.status()
+    finally:
+        box.run("down")
+
+
+def say(text: str) -> None:
+    """Tell whoever waits."""
+    print(text, flush=True)
+
+
+def _wire_figures(gbits: list[Round], tcp: list[Round], udp: list[Round]) -> list[Figure]:
+    figures = []
+    for kind, least, most in (("exclusive", 0.97, 1.05), ("shared", 0.90, 1.10)):
+        what = f"{kind} pod ÷ instance, across nodes:"
+        absolute = median(one[kind] for one in gbits)
+        trip = median(one[kind] for one in tcp)
+        rate = Figure(f"{what} TCP throughput", median_of_ratios(gbits, kind, "instance"), "x", least, at_least=True)
+        figures += [
+            dataclasses.replace(rate, beside=f"{absolute:.1f} Gbit/s"),
+            Figure(
+                f"{what} TCP p50 round trip",
+                median_of_ratios(tcp, kind, "instance"),
+                "x",
+                most,
+                beside=f"{trip:.1f} µs",
+            ),
+            Figure(f"{what} UDP p50 round trip", median_of_ratios(udp, kind, "instance"), "x", most),
+        ]
+    beside = f"vxlan ÷ instance {median_of_ratios(gbits, 'vxlan', 'instance'):.2f}"
+    ahead = Figure(
+        "shared pod ÷ vxlan overlay: TCP throughput",
+        median_of_ratios(gbits, "shared", "vxlan"),
+        "x",
+        1.0,
+        at_least=True,
+    )
+    behind = Figure(
+        "shared pod ÷ vxlan overlay: TCP p50 round trip", median_of_ratios(tcp, "shared", "vxlan"), "x", 1.0
+    )
+    beside_rtt = f"vxlan ÷ instance {median_of_ratios(tcp, 'vxlan', 'instance'):.2f}"
+    return [*figures, dataclasses.replace(ahead, beside=beside), dataclasses.replace(behind, beside=beside_rtt)]
+
+
+def _add_figures(adds: list[Round]) -> list[Figure]:
+    reference = median(one["bridge"] for one in adds)
+    ratio = median_of_ratios(adds, "eniway", "bridge")
+    beside = f"bridge + host-local {reference:.1f} ms; eniway ÷ it {ratio:.2f}"
+    return [Figure("CNI ADD, warm pool, p50", median(one["eniway"] for one in adds), "ms", 30, beside=beside)]
+
+
+def _pod(name: str, node: str, kind: str) -> Object:
+    limits = {"limits": {"aliyun/eni": 1}} if kind == "exclusive" else {}
+    container = {
+        "name": "pause",
+        "image": AGNHOST,
+        "imagePullPolicy": "IfNotPresent",
+        "args": ["pause"],
+        "resources": limits,
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "bench", "labels": {"bench": name.partition("-")[0]}},
+        "spec": {
+            "terminationGracePeriodSeconds": 1,
+            "nodeSelector": {"kubernetes.io/hostname": node},
+            "containers": [container],
+        },
+    }
+
+
+def _running(pods: list[Object], count: int) -> list[Object] | None:
+    running = [pod for pod in pods if pod["status"].get("phase") == "Running" and pod["status"].get("podIP")]
+    return running if len(running) == count else None
+
+
+def _owner(pod: Object) -> str:
+    return next((str(owner["kind"]) for owner in pod["metadata"].get("ownerReferences", [])), "")
+
+
+def _timed(box: Box, *words: str) -> float:
+    began = time.monotonic()
+    box.run(*words)
+    return time.monotonic() - began
+
+
+def _round(gbits: Round, tcp: Round, adds: Round) -> str:
+    rates = ", ".join(f"{one} {gbits[one]:.1f} Gbit/s {tcp[one]:.0f} µs" for one in VARIANTS)
+    return f"{rates}; ADD {adds['eniway']:.1f} ms (bridge {adds['bridge']:.1f})"
+
+
+def _json(figure: Figure) -> dict[str, object]:
+    return {**dataclasses.asdict(figure), "holds": figure.holds}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,272 @@
+"""An allocator and a cloud in one process: real HTTP, the real SDK, time running fast for both alike."""
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+from pathlib import Path
+from random import Random
+
+from aiohttp import web
+
+from eniallocator import Books, open_ledger
+from eniallocator.cloud.credentials import KeyFiles
+from eniallocator.cloud.ecs import EcsCloud
+from eniallocator.cloud.limiter import Limiter
+from eniallocator.cloud.metadata import Metadata
+from eniway.config import CloudConfig, NodeConfig, PoolConfig
+from eniway.errors import DeadlineExceeded
+from eniway.model import Card as PodCard
+from eniway.model import ContainerId, Kind, Lease, LeaseKey, Mac, PodRef, PodUid, Slot
+from vpcbox.faults import Faults
+from vpcbox.metadata.server import application as metadata
+from vpcbox.openapi.credentials import Credentials
+from vpcbox.openapi.server import application as openapi
+from vpcbox.world.clock import Clock as BoxClock
+from vpcbox.world.instance_types import load
+from vpcbox.world.model import Eni, EniStatus, EniType
+from vpcbox.world.wire import Card
+from vpcbox.world.world import World
+
+SPEED = 20.0
+KEY, SECRET = "LTAIallocator", "secret-of-the-allocator"
+
+
+class FastClock:
+    """``eniallocator.Clock``, ``SPEED`` times as fast as the machine's."""
+
+    def monotonic(self) -> float:
+        return time.monotonic() * SPEED
+
+    def wall(self) -> float:
+        return time.time() * SPEED
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds / SPEED)
+
+    def timeout_at(self, when: float) -> AbstractAsyncContextManager[object]:
+        return asyncio.timeout_at(when / SPEED)
+
+
+class NodeWithoutKernel:
+    """The box's wire on one side and the allocator's kernel on the other: links are remembered, nothing is configured."""
+
+    def __init__(self) -> None:
+        self.links: dict[Mac, str] = {}
+        self.prepared: set[str] = set()
+        self.in_pods: set[Mac] = set()
+        self._news = asyncio.Event()
+
+    async def plug(self, card: Card) -> None:
+        self.links[Mac(card.mac)] = card.eni_id
+        self.stir()
+
+    async def unplug(self, eni_id: str) -> None:
+        self.links = {mac: other for mac, other in self.links.items() if other != eni_id}
+
+    async def update(self, card: Card) -> None:
+        """Addresses are not configured here."""
+
+    def stir(self) -> None:
+        """Something about links has changed."""
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def wait_card(self, mac: Mac, *, deadline: float) -> int:
+        try:
+            async with asyncio.timeout_at(deadline / SPEED):
+                while mac not in self.links or mac in self.in_pods:
+                    await self._news.wait()
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"no link {mac}") from error
+        return 1
+
+    async def prepare_card(self, card: PodCard) -> None:
+        assert card.mac in self.links
+        self.prepared.add(card.eni_id)
+
+    async def retire_card(self, card: PodCard) -> None:
+        self.prepared.discard(card.eni_id)
+
+
+@dataclass
+class Rig:
+    """A cloud, an instance in it, and allocators that come and go on it."""
+
+    world: World
+    faults: Faults
+    node: NodeWithoutKernel
+    instance_id: str
+    vswitches: list[str]
+    group: str
+    endpoint: str
+    metadata_url: str
+    directory: Path
+    become: Callable[[str], None]
+    """Let the metadata service take whoever asks for this instance."""
+    calls: list[str] = field(default_factory=list)
+    boot_id: str = "boot-1"
+    clock: FastClock = field(default_factory=FastClock)
+    names: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    @property
+    def ledger(self) -> Path:
+        return self.directory / "ledger.db"
+
+    def config(self, **pool: float) -> NodeConfig:
+        return NodeConfig(
+            cluster="box",
+            vswitches=self.vswitches,
+            security_groups=[self.group],
+            service_cidr="172.21.0.0/20",
+            cloud=CloudConfig(
+                endpoint=self.endpoint,
+                metadata=self.metadata_url,
+                credentials=str(self.directory),
+                calls_per_minute=500,
+            ),
+            pool=PoolConfig(**pool),  # type: ignore[arg-type] -- counts and one float
+        )
+
+    @contextlib.asynccontextmanager
+    async def books(self, *, run: bool = True, **pool: float) -> AsyncIterator[Books]:
+        """The node's daemon, as far as it concerns the allocator; leaving is a kill."""
+        config = self.config(**pool)
+        random = Random(1)
+        cloud = EcsCloud(
+            region="cn-box",
+            endpoint=config.cloud.endpoint,
+            keys=KeyFiles(Path(config.cloud.credentials)),
+            limiter=Limiter(calls_per_minute=config.cloud.calls_per_minute, clock=self.clock, random=random),
+            clock=self.clock,
+        )
+        async with Metadata(config.cloud.metadata) as service:
+            opening = await open_ledger(
+                self.ledger, config=config, boot_id=self.boot_id, metadata=service, clock=self.clock, random=random
+            )
+        books = Books(
+            opening,
+            config=config,
+            cloud=cloud,
+            kernel=self.node,
+            clock=self.clock,
+            random=random,
+            new_id=lambda: f"token-{next(self.names)}",
+        )
+        task = asyncio.create_task(books.run()) if run else None
+        try:
+            yield books
+        finally:
+            if task is not None:
+                died = task.done()
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+                assert not died
+            await books.close()
+            cloud.close()
+
+    def key(self, name: str) -> LeaseKey:
+        return LeaseKey("eniway", ContainerId(f"container-of-{name}"), "eth0")
+
+    async def add(
+        self, books: Books, name: str, *, slot: int | None = None, within: float = 200.0, uid: str = ""
+    ) -> Lease:
+        """A whole ADD for a pod."""
+        lease = await books.acquire(
+            self.key(name),
+            PodRef("default", name, PodUid(uid or f"uid-of-{name}")),
+            kind=Kind.SHARED if slot is None else Kind.EXCLUSIVE,
+            slot=None if slot is None else Slot(slot),
+            netns=f"/run/netns/{name}",
+            deadline=self.clock.monotonic() + within,
+        )
+        await books.confirm(lease.key)
+        return lease
+
+    def cards(self, *, status: EniStatus = EniStatus.IN_USE) -> list[Eni]:
+        """Secondary ENIs of the cloud."""
+        return [eni for eni in self.world.enis.values() if eni.type is EniType.SECONDARY and eni.status is status]
+
+    async def until(self, holds: Callable[[], bool], *, within: float = 300.0) -> None:
+        """Wait until ``holds``; the state of a cloud has no event a test could await."""
+        async with self.clock.timeout_at(self.clock.monotonic() + within):
+            while not holds():  # noqa: ASYNC110 -- see above
+                await asyncio.sleep(0.005)
+
+    async def quiet(self, books: Books) -> None:
+        """Wait until the cloud has not been called for a while of box time."""
+        seen = -1
+        while seen != len(self.calls):
+            seen = len(self.calls)
+            await self.clock.sleep(12.0)
+
+
+@contextlib.asynccontextmanager
+async def rig(
+    directory: Path, *, instance_type: str = "ecs.g7.xlarge", pods: str = "10.0.16.0/24"
+) -> AsyncIterator[Rig]:
+    """A VPC with one instance, served on loopback."""
+    clock = BoxClock(SPEED)
+    faults = Faults()
+    node = NodeWithoutKernel()
+    world = World(clock, node, Random(7), load(), faults=faults)
+    vpc = world.create_vpc("box", IPv4Network("10.0.0.0/16"))
+    nodes = world.create_vswitch("nodes", vpc.id, IPv4Network("10.0.0.0/20"))
+    first = world.create_vswitch("pods-1", vpc.id, IPv4Network(pods))
+    second = world.create_vswitch("pods-2", vpc.id, IPv4Network("10.0.32.0/20"))
+    group = world.create_security_group("box", vpc.id)
+    instance = await world.create_instance("node-1", instance_type, nodes.id, [group.id])
+    credentials = Credentials(clock)
+    credentials.add(KEY, SECRET)
+    (directory / "access_key_id").write_text(KEY)
+    (directory / "access_key_secret").write_text(SECRET)
+    calls: list[str] = []
+    who = [instance.id]
+
+    def become(instance_id: str) -> None:
+        who[0] = instance_id
+
+    @web.middleware
+    async def count(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        calls.append(request.query.get("Action", "?"))
+        return await handler(request)
+
+    api = openapi(world, credentials, faults)
+    api.middlewares.append(count)
+    async with asyncio.TaskGroup() as group_of_tasks:
+        running = group_of_tasks.create_task(world.run())
+        async with _served(api) as endpoint, _served(metadata(world, lambda _: who[0])) as metadata_url:
+            yield Rig(
+                world,
+                faults,
+                node,
+                instance.id,
+                [first.id, second.id],
+                group.id,
+                endpoint,
+                metadata_url,
+                directory,
+                calls,
+            )
+        running.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _served(app: web.Application) -> AsyncIterator[str]:
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        assert site._server is not None
+        port = site._server.sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await runner.cleanup()

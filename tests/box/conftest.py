@@ -1,0 +1,57 @@
+"""Boxes for the tests: each is brought up once, by the command a user types, when the first test asks for it."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from demo.box import VPCBOX, Box
+from vpcbox.cluster.components import ensure
+
+Kubectl = Callable[..., str]
+
+
+def _boxed(state: Path, install: str) -> Iterator[Box]:
+    if os.geteuid() != 0:
+        pytest.skip("a box is made of namespaces, mounts and cgroups: it needs root")
+    if not VPCBOX.exists():
+        pytest.skip(f"no {VPCBOX}: the checkout is not installed")
+    box = Box(state)
+    try:
+        box.run("up", "--nodes", "3", "--install", install)
+        yield box
+    finally:
+        box.run("down")
+
+
+@pytest.fixture(scope="session")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    """Three nodes with eniway on them, Ready."""
+    yield from _boxed(tmp_path_factory.mktemp("eniway") / "box", "eniway")
+
+
+@pytest.fixture(scope="session")
+def bare_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    """Three nodes without a pod network."""
+    yield from _boxed(tmp_path_factory.mktemp("bare") / "box", "none")
+
+
+@pytest.fixture(scope="session")
+def kubectl_of() -> Callable[[Box], Kubectl]:
+    """Given a box, the real kubectl on it: kubectl(*words, stdin="") returns what it prints."""
+    program = ensure(["kubernetes"]).path("kubectl")
+
+    def of(box: Box) -> Kubectl:
+        kubeconfig = box.status().kubeconfig
+
+        def kubectl(*words: str, stdin: str = "") -> str:
+            argv = [str(program), f"--kubeconfig={kubeconfig}", *words]
+            done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"kubectl {' '.join(words)}: {done.stderr}"
+            return done.stdout
+
+        return kubectl
+
+    return of
