@@ -29,7 +29,7 @@ def generate(root: Path = ROOT) -> list[Path]:
     return sources
 
 
-class BuildPy(build_py):
+class BuildPy(build_py):  # type: ignore[misc]  # setuptools carries no types here
     """``build_py`` that generates the stubs first."""
 
     def run(self) -> None:

@@ -50,6 +50,11 @@ def write(directory: Path = CONFIG_DIRECTORY) -> None:
     _into_place(fresh, path)
 
 
+def withdraw(directory: Path = CONFIG_DIRECTORY) -> None:
+    """Take the conflist away: the runtime reports no network, and the node is not Ready, until it is written again."""
+    (directory / names.CNI_CONFLIST).unlink(missing_ok=True)
+
+
 def install_relay(relay: Path, directory: Path = BINARY_DIRECTORY) -> None:
     """Copy ``relay`` into ``directory`` under the plugin's name; OSError if that cannot be."""
     directory.mkdir(parents=True, exist_ok=True)

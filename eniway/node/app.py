@@ -2,12 +2,14 @@
 
 Order of a start, and why:
 
+0. the first start of a boot takes away the conflist that the last boot left: nobody serves it yet. /run, where our
+   socket stood, is empty then;
 1. the ledger, from disk: on a known boot nothing else is needed to know what this node has;
 2. kubelet's door: until the device plugin is registered, kubelet refuses pods with devices, so it waits for nothing;
 3. the kernel's node-wide state and the sweep: what a DEL missed while the daemon was away is undone;
 4. the runtime's door opens, then the conflist is written: the node is not Ready before it can serve.
 
-The books' loop, which alone speaks with the cloud, runs beside all of that and holds nothing up.
+The books' loop, which alone speaks with the cloud, runs beside all that from 3 on and holds nothing up.
 """
 
 from __future__ import annotations
@@ -103,11 +105,11 @@ async def run(config: NodeConfig, *, node: str) -> None:
 
         async with asyncio.TaskGroup() as group:
             group.create_task(DevicePlugin(books, allocations).run())
-            group.create_task(books.run())
             group.create_task(publisher.run())
             group.create_task(recorder.run())
             group.create_task(_tell_conditions(books, recorder))
             await network.start(service_cidr=config.service_network, primary=books.primary)
+            group.create_task(books.run())
             await sweeper.sweep()
             conflist.install_relay(RELAY)
             door.open()
@@ -156,6 +158,8 @@ def main(path: Path, environ: Mapping[str, str] = os.environ) -> int:
     if not node:
         raise BadConfig("NODE_NAME: expected the name of this node in the environment, it is not set")
     log.configure(config.log_level)
+    if not Path(names.CNI_SOCKET).exists():
+        conflist.withdraw()
     asyncio.run(_until_told(lambda: run(config, node=node)))
     return 0
 

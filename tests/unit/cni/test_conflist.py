@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from cni import conflist
+from eniway import names
 
 
 def test_the_conflist_offers_both_versions_and_asks_for_annotations(tmp_path: Path) -> None:
@@ -43,3 +44,13 @@ def test_the_relay_replaces_one_that_runs(tmp_path: Path) -> None:
     assert installed.read_bytes() == relay.read_bytes()
     assert installed.stat().st_mode & 0o777 == 0o755
     assert [path.name for path in installed.parent.iterdir()] == ["eniway"]
+
+
+def test_a_withdrawn_conflist_is_gone_and_can_be_written_again(tmp_path: Path) -> None:
+    """Between a boot and the daemon's first service the node is not Ready; withdrawing nothing is no error."""
+    conflist.withdraw(tmp_path)
+    conflist.write(tmp_path)
+    conflist.withdraw(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    conflist.write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [names.CNI_CONFLIST]
