@@ -98,9 +98,9 @@ class Box:
 
     async def run(self) -> None:
         """Make the box and be it until SIGTERM."""
-        ending = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, ending.set)
+            # There is nothing to put in order that the kernel does not do at once when this process is gone
+            asyncio.get_running_loop().add_signal_handler(number, os._exit, 0)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(reap_orphans())
             self.stage("VPC")
@@ -116,7 +116,8 @@ class Box:
             tasks.create_task(forward(api_server, self.control.netns, self.control.address, API_SERVER_PORT))
             tasks.create_task(control.serve(control.listener(self.state), self._verbs()))
             if self._options.cluster:
-                await self._start_cluster()
+                cluster = await self._start_cluster()
+                tasks.create_task(cluster.run())
             try:
                 await self._install()
             except InstallError as error:  # the box stays, to be looked at
@@ -126,8 +127,6 @@ class Box:
                 self.stage("ready")
             os.close(self._says)
             self._says = os.open(os.devnull, os.O_WRONLY)
-            await ending.wait()
-            raise SystemExit(0)
 
     def _make_vpc(self) -> Vpc:
         vpc = self._world.create_vpc("box", VPC_CIDR)
@@ -176,10 +175,11 @@ class Box:
         guest = await instances.boot(name, instance.id, address, namespace, self.state)
         return Node(name, instance.id, instance_type, address, namespace, guest.holder.pid, guest.directory)
 
-    async def _start_cluster(self) -> None:
+    async def _start_cluster(self) -> Cluster:
         self._components = await asyncio.to_thread(ensure, progress=self.stage)
         self._cluster = Cluster(self, self._components)
         await self._cluster.up(list(self._nodes.values()))
+        return self._cluster
 
     async def _install(self) -> None:
         if self._cluster and self._components and self._options.install == "eniway":

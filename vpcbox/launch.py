@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ def launch(options: Options) -> Iterator[tuple[float, str]]:
     Raises StateError where none can be, LaunchFailedError with the reason if it ends or is not what was asked for. The
     box outlives the caller.
     """
+    if os.geteuid() != 0:
+        raise state.StateError("a box is made of namespaces, mounts and cgroups: it must be run as root")
     directory = Path(options.state)
     state.prepare(directory)
     box_id = secrets.token_hex(3)
@@ -45,6 +48,7 @@ def launch(options: Options) -> Iterator[tuple[float, str]]:
         pid = _spawn(options, box_id, says)
     except BaseException:
         os.close(said)
+        shutil.rmtree(directory)
         raise
     finally:
         os.close(says)
@@ -69,7 +73,7 @@ def _spawn(options: Options, box_id: str, says: int) -> int:
         try:
             netns.unshare(netns.CLONE_NEWPID)  # holds for children only, the first of which is pid 1
         except PermissionError as error:
-            raise state.StateError("vpcbox makes namespaces: it must run as root (CAP_SYS_ADMIN)") from error
+            raise state.StateError("a box is made of namespaces: this root may not make any") from error
         try:
             return os.posix_spawn(
                 sys.executable,
