@@ -69,7 +69,11 @@ def diff(observed: NetState, desired: NetState) -> tuple[Op, ...]:
         for name, item in staying.items()
         if name not in wanted and isinstance(item, Addr | Neigh | Route | Rule | Member)
     ]
-    bared = {_device(op.item) for op in removals if isinstance(op.item, Addr)}
+    bared = {_device(op.item) for op in removals if isinstance(op.item, Addr)} | {
+        (item.netns, item.name)
+        for item, want in pairs
+        if isinstance(item, Eni) and isinstance(want, Eni) and item.name != want.name
+    }
     readdressed = {device for item, want in pairs for device in _readdressed(item, want)}
     cards: list[Op] = []
     additions: list[Op] = []
@@ -112,13 +116,13 @@ def _ends(veth: Veth, want: Item | None) -> bool:
 
 
 def _uprooted(item: Item, want: Item | None) -> Iterator[Device]:
-    """Devices that lose all that hangs on them between ``item`` and ``want``: ended veths, moved or renamed cards."""
+    """Devices that lose all that hangs on them between ``item`` and ``want``: ended veths, moved cards."""
     match item, want:
         case Veth(), _ if _ends(item, want):
             yield Netns.NODE, item.name
             if item.peer is not None:
                 yield Netns.POD, item.peer
-        case Eni(), Eni() if (want.netns, want.name) != (item.netns, item.name):
+        case Eni(), Eni() if want.netns != item.netns:
             yield item.netns, item.name
 
 

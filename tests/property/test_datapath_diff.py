@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,8 +14,10 @@ from datapath.diff import Add, Change, Op, Remove, diff
 from datapath.plan.exclusive import exclusive, home
 from datapath.plan.node import node, shared_card
 from datapath.plan.shared import shared
+from datapath.plan.veth import GATEWAY, mac
 from datapath.state import (
     NOTHING,
+    TABLE_MAIN,
     Addr,
     Eni,
     Item,
@@ -25,6 +29,7 @@ from datapath.state import (
     Veth,
     key,
 )
+from eniway import names
 from eniway.model import Card, ContainerId, EniId, Kind, Lease, LeaseKey, Mac, PodRef, PodUid, Slot
 
 SERVICES = IPv4Network("172.21.0.0/20")
@@ -104,7 +109,10 @@ class Kernel:
             item = replace(item, **open_)
             if (item.netns, item.name) != (was.netns, was.name):
                 assert (item.netns, item.name) not in self.devices(), "the name is taken"
-                self._strip(was.netns, was.name)
+                if item.netns != was.netns:
+                    self._strip(was.netns, was.name)
+                else:
+                    self._rename(was.netns, was.name, item.name)
             elif was.up and not item.up:
                 self._forget(was.netns, was.name, Route, Neigh)
             if item.mac != was.mac:
@@ -136,6 +144,21 @@ class Kernel:
                     self._forget(item.netns, item.dev, Route, Neigh)
             case _:
                 pass
+
+    def _rename(self, netns: Netns, old: str, new: str) -> None:
+        """A link is down while it is renamed: only its addresses outlast that."""
+        for item in list(self.items.values()):
+            if isinstance(item, Addr) and (item.netns, item.dev) == (netns, old):
+                del self.items[key(item)]
+                moved = replace(item, dev=new)
+                self.items[key(moved)] = moved
+        self._forget(netns, old, Route, Neigh)
+
+    def lose_far_end(self, veth: Veth) -> None:
+        """Somebody moved the pod's end of a veth to a namespace of his own."""
+        assert veth.peer is not None
+        self._strip(Netns.POD, veth.peer)
+        self.items[key(veth)] = replace(veth, peer=None, peer_mac=Mac(""), peer_mtu=0)
 
     def _strip(self, netns: Netns, dev: str) -> None:
         self._forget(netns, dev, Route, Neigh, Addr)
@@ -203,19 +226,35 @@ def situations(draw: st.DrawFn) -> tuple[NetState, NetState]:
     """(observed, desired): what some history of attaching, crashing and meddling left, and what is wanted now."""
     plans = draw(st.sampled_from([of_shared, of_exclusive]))
     kernel = Kernel(frozenset({at_home(3)}))
-    for plan in draw(st.lists(plans, max_size=3)):
+    history = draw(st.lists(plans, min_size=1, max_size=3))
+    for plan in history:
         ops = diff(kernel.state, plan)
-        for op in ops[: draw(st.integers(0, len(ops)))]:
+        # Mostly to the end, or nothing is ever there to be meddled with.
+        for op in ops[: draw(st.one_of(st.just(len(ops)), st.integers(0, len(ops))))]:
             kernel.apply(op)
-    for _ in range(draw(st.integers(0, 4))):
+    for _ in range(draw(st.integers(0, 3))):
         meddle(draw, kernel)
-    return kernel.state, draw(plans)
+    return kernel.state, draw(st.one_of(st.just(history[-1]), plans))
 
 
 def meddle(draw: st.DrawFn, kernel: Kernel) -> None:
     """Somebody removes or changes something by hand."""
     item = draw(st.sampled_from(sorted(kernel.state, key=str)))
+    if draw(st.booleans()):
+        netns, dev = draw(st.sampled_from(sorted(kernel.devices())))
+        table = TABLE_MAIN if netns is Netns.POD else names.eni_table(3)
+        strays = [
+            Addr(netns=netns, dev=dev, address=IPv4Interface("192.0.2.7/24")),
+            Neigh(netns=netns, dev=dev, address=GATEWAY, mac=mac(lease(Kind.SHARED).key, Netns.NODE)),
+            Route(netns=netns, table=table, destination=IPv4Network("0.0.0.0/0"), dev=dev),
+        ]
+        kernel.apply(Add(draw(st.sampled_from(strays if kernel.devices()[netns, dev] else strays[:1]))))
+        return
     match item:
+        case Veth(peer=None):
+            return
+        case Veth() if draw(st.booleans()):
+            kernel.lose_far_end(item)
         case Veth():
             changed = draw(
                 st.sampled_from(
@@ -246,8 +285,6 @@ def meddle(draw: st.DrawFn, kernel: Kernel) -> None:
             kernel.apply(Change(other, item))
         case Sysctl():
             kernel.apply(Change(replace(item, value="7"), item))
-        case Addr() if draw(st.booleans()):
-            kernel.apply(Add(replace(item, address=IPv4Interface("192.0.2.7/24"))))
         case _:
             kernel.apply(Remove(item))
 
@@ -275,12 +312,13 @@ def test_any_crash_costs_nothing_but_the_work_left(situation: tuple[NetState, Ne
 
 
 @given(situations())
-def test_nothing_stays_that_is_not_planned(situation: tuple[NetState, NetState]) -> None:
-    """Beyond the plan only cards and sysctls are left: they are set, not made."""
+def test_the_operations_lead_to_the_plan_and_nothing_else(situation: tuple[NetState, NetState]) -> None:
+    """One pass is enough; beyond the plan only cards and sysctls are left: they are set, not made."""
     observed, desired = situation
     kernel = Kernel(observed)
     for op in diff(observed, desired):
         kernel.apply(op)
+    assert diff(kernel.state, desired) == ()
     planned = {key(item) for item in desired}
     assert all(key(item) in planned or isinstance(item, Eni | Sysctl) for item in kernel.state)
 
@@ -291,6 +329,45 @@ def test_operations_come_in_one_order_however_the_sets_are_built(situation: tupl
     observed, desired = situation
     again = diff(frozenset(reversed(list(observed))), frozenset(reversed(list(desired))))
     assert again == diff(observed, desired)
+
+
+def other_mac(kernel: Kernel) -> None:
+    """The pod's end got another MAC, and its gateway was put back."""
+    (veth,) = (item for item in kernel.state if isinstance(item, Veth))
+    (gateway,) = (item for item in kernel.state if isinstance(item, Neigh))
+    kernel.apply(Change(replace(veth, peer_mac=Mac("02:00:00:00:00:02")), veth))
+    kernel.apply(Add(gateway))
+
+
+def other_name(kernel: Kernel) -> None:
+    """The card was renamed and lost its address, and a default route was put on it."""
+    (card_,) = (item for item in kernel.state if isinstance(item, Eni))
+    (default,) = (item for item in kernel.state if isinstance(item, Route) and item.destination.prefixlen == 0)
+    (address,) = (item for item in kernel.state if isinstance(item, Addr) and item.dev == card_.name)
+    kernel.apply(Remove(address))
+    kernel.apply(Change(replace(card_, name="mine"), card_))
+    kernel.apply(Add(replace(default, dev="mine", source=None)))
+
+
+def other_namespace(kernel: Kernel) -> None:
+    """The pod's end was moved away; the node's end is still there, its route too."""
+    (veth,) = (item for item in kernel.state if isinstance(item, Veth))
+    kernel.lose_far_end(veth)
+
+
+@pytest.mark.parametrize("meddled", [other_mac, other_name, other_namespace])
+def test_what_the_kernel_forgets_on_the_way_is_made_again(meddled: Callable[[Kernel], None]) -> None:
+    """Setting a MAC drops neighbours, a rename routes, a veth made anew its host route: all in the same pass."""
+    desired = exclusive(lease(Kind.EXCLUSIVE, slot=3), mtu=1500, service_cidr=SERVICES)
+    kernel = Kernel(frozenset({at_home(3)}))
+    for op in diff(kernel.state, desired):
+        kernel.apply(op)
+    meddled(kernel)
+    ops = diff(kernel.state, desired)
+    assert ops != ()
+    for op in ops:
+        kernel.apply(op)
+    assert diff(kernel.state, desired) == ()
 
 
 links = st.dictionaries(st.sampled_from(["lo", "eth0", "eth1", "default"]), st.integers(0, 2))

@@ -1,8 +1,9 @@
-"""A VPC of two nodes and an outside instance from network namespaces: one router that delivers by address, as the real one does.
+"""A VPC made of network namespaces: one router that delivers by address, as the real one does.
 
-Each card is a veth whose far end is a port of the router. The router answers every ARP with ee:ff:ff:ff:ff:ff, delivers each
-address to its card by a permanent neighbour, drops what comes from an address that is not the card's, and drops what
-conntrack finds invalid, as a stateful security group would: both directions of a connection have to take the same cards.
+Each card is a veth whose far end is a port of the router. The router answers every ARP with ee:ff:ff:ff:ff:ff, delivers
+each address to its card by a permanent neighbour, drops what comes from an address that is not the card's, and drops
+what conntrack finds invalid, as a stateful security group would: both directions of a connection have to take the same
+cards.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from itertools import count
+from pathlib import Path
 from typing import TypeVar
 
-from datapath import netns
+from datapath import netns, rtnetlink
 from datapath.network import Network
 from eniway import names
 from eniway.model import Card, ContainerId, EniId, Kind, Lease, LeaseKey, Mac, PodRef, PodUid, Slot
@@ -62,18 +64,15 @@ class Namespace:
 
     def write(self, path: str, value: str) -> None:
         """Set a sysctl."""
-        with netns.opened(self.path) as descriptor, netns.entered(descriptor), open(f"/proc/sys/{path}", "w") as file:  # noqa: PTH123
-            file.write(value)
+        inside(self, lambda: Path("/proc/sys", path).write_text(value))
 
     def socket(self, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
         """A socket inside."""
-        with netns.opened(self.path) as descriptor, netns.entered(descriptor):
-            return socket.socket(socket.AF_INET, kind)
+        return inside(self, lambda: socket.socket(socket.AF_INET, kind))
 
     def read(self, path: str) -> str:
         """A sysctl."""
-        with netns.opened(self.path) as descriptor, netns.entered(descriptor), open(f"/proc/sys/{path}") as file:  # noqa: PTH123
-            return file.read().strip()
+        return inside(self, Path("/proc/sys", path).read_text).strip()
 
     def nat(self, *rules: str) -> None:
         """Append rules to iptables' nat table."""
@@ -125,16 +124,13 @@ class Node(Namespace):
 
     async def watching(self) -> None:
         """Return once somebody listens for news of links here (RTMGRP_LINK)."""
-        while not any(line.split()[1:4:2] == ["0", "00000001"] for line in self._netlink_sockets()):
-            await asyncio.sleep(0.002)
+        while not any(  # noqa: ASYNC110
+            line.split()[1:4:2] == ["0", "00000001"] for line in self._netlink_sockets()
+        ):
+            await asyncio.sleep(0.002)  # a socket that is opened tells nobody
 
     def _netlink_sockets(self) -> list[str]:
-        with (
-            netns.opened(self.path) as descriptor,
-            netns.entered(descriptor),
-            open("/proc/thread-self/net/netlink") as file,
-        ):  # noqa: PTH123
-            return file.read().splitlines()[1:]
+        return inside(self, Path("/proc/thread-self/net/netlink").read_text).splitlines()[1:]
 
 
 @dataclass
@@ -184,16 +180,14 @@ class Vpc:
         for address in self._assigned[card.eni_id]:
             self._deliver(card, address)
 
-    def primary(self, node: Node) -> Card:
-        """The node's primary card."""
-        return node.cards[0]
-
-    async def destroy(self, pod: Namespace, node: Namespace, link: str) -> None:
+    def destroy(self, pod: Namespace, node: Namespace, link: str) -> None:
         """Remove a pod's namespace; returns when the kernel has taken its veth ``link`` from the node."""
-        run("ip", "netns", "del", pod.name)
-        self.made.remove(pod.name)
-        while link in node.links():
-            await asyncio.sleep(0.002)
+        with inside(node, lambda: netns.netlink_socket(socket.NETLINK_ROUTE, groups=rtnetlink.RTMGRP_LINK)) as events:
+            events.settimeout(10)
+            run("ip", "netns", "del", pod.name)
+            self.made.remove(pod.name)
+            while link in node.links():
+                events.recv(1 << 16)
 
     def assign(self, card: Card, address: IPv4Address | None = None) -> IPv4Address:
         """Give a card one more address."""
@@ -206,12 +200,13 @@ class Vpc:
     def _plug(self, where: Namespace, card: Card) -> None:
         port = _port(card)
         self.router.ip(
-            f"link add {port} address {names.FABRIC_MAC} type veth peer name eth{card.slot} address {card.mac} netns {where.name}",
+            f"link add {port} address {names.FABRIC_MAC} type veth"
+            f" peer name eth{card.slot} address {card.mac} netns {where.name}",
             f"link set {port} up",
         )
-        for key, value in (("conf", "proxy_arp=1"), ("conf", "send_redirects=0"), ("neigh", "proxy_delay=0")):
-            name, _, number_ = value.partition("=")
-            self.router.write(f"net/ipv4/{key}/{port}/{name}", number_)
+        self.router.write(f"net/ipv4/conf/{port}/proxy_arp", "1")
+        self.router.write(f"net/ipv4/conf/{port}/send_redirects", "0")
+        self.router.write(f"net/ipv4/neigh/{port}/proxy_delay", "0")
 
     def _deliver(self, card: Card, address: IPv4Address) -> None:
         port = _port(card)

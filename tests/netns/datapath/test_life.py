@@ -148,7 +148,7 @@ async def test_detach_works_when_the_namespace_is_gone(
     lease = lease_of(vpc, node, pod)
     before = node.snapshot()
     await node.network.attach(lease)
-    await vpc.destroy(pod, node, names.host_link(lease.key))
+    vpc.destroy(pod, node, names.host_link(lease.key))
     (tmp_path / "stale").touch()
     path = {"the old path": pod.path, "an empty path": ""}.get(said, str(tmp_path / "stale"))
     await node.network.detach(replace(lease, netns=path))

@@ -49,7 +49,7 @@ async def test_a_strict_node_stays_strict_but_for_shared_cards(vpc: Vpc) -> None
         node.write("net/ipv4/conf/all/rp_filter", "1")
         node.write("net/ipv4/conf/eth0/rp_filter", "2")
         node.write("net/ipv4/conf/eth1/rp_filter", "0")
-        await network.start(service_cidr=SERVICE_CIDR, primary=vpc.primary(node))
+        await network.start(service_cidr=SERVICE_CIDR, primary=node.cards[0])
         await network.prepare_card(card)
         found = {
             link: node.read(f"net/ipv4/conf/{link}/rp_filter") for link in ("all", "default", "lo", "eth0", "eth1")
@@ -57,7 +57,7 @@ async def test_a_strict_node_stays_strict_but_for_shared_cards(vpc: Vpc) -> None
     assert found == {"all": "0", "default": "1", "lo": "1", "eth0": "2", "eth1": "0"}
 
 
-async def test_retiring_a_card_undoes_preparing_it(vpc: Vpc, nodes: tuple[Node, Node]) -> None:
+async def test_retiring_a_card_undoes_preparing_it(nodes: tuple[Node, Node]) -> None:
     """The table, the rule and the neighbour go, the card is down; a second time there is nothing to do."""
     node, _ = nodes
     before = node.snapshot()
@@ -103,7 +103,7 @@ async def test_a_shared_pod_never_leaves_by_the_wrong_card(nodes: tuple[Node, No
     """With the card down its table still answers, "unreachable", so the lookup does not go on to the main table."""
     node, _ = nodes
     node.ip("link set eth1 down")
-    with pytest.raises(AssertionError, match="unreachable|No route"):
+    with pytest.raises(AssertionError, match="No route to host"):
         node.show("route", "get", "192.0.2.1", "mark", hex(names.eni_mark(1)))
 
 
@@ -138,7 +138,7 @@ async def test_waiting_for_a_card_ends_with_its_link(vpc: Vpc, nodes: tuple[Node
     assert await node.network.wait_card(card.mac, deadline=deadline) == waiting.result()
 
 
-async def test_waiting_for_a_card_ends_at_the_deadline(vpc: Vpc, nodes: tuple[Node, Node]) -> None:
+async def test_waiting_for_a_card_ends_at_the_deadline(nodes: tuple[Node, Node]) -> None:
     """With an error that names the card."""
     node, _ = nodes
     card = node.cards[3]

@@ -34,7 +34,7 @@ async def test_everybody_reaches_everybody_and_shows_the_own_address(
 async def test_pods_of_different_cards_leave_each_by_its_own(
     vpc: Vpc, nodes: tuple[Node, Node], outside: Namespace
 ) -> None:
-    """The VPC drops a packet whose source is not the card's, so both are only heard if the mark chose the right card."""
+    """The VPC drops a source that is not the card's: both are only heard if the mark chose the right card."""
     node, _ = nodes
     await node.network.prepare_card(node.cards[2])
     for slot in (1, 2):

@@ -88,7 +88,7 @@ async def test_a_node_reaches_a_service(vpc: Vpc, nodes: tuple[Node, Node], kind
 async def test_a_node_port_carries_foreign_clients_to_any_pod(
     vpc: Vpc, nodes: tuple[Node, Node], outside: Namespace, kind: str, far: bool
 ) -> None:
-    """externalTrafficPolicy Cluster: the backend sees the node that was called."""
+    """With externalTrafficPolicy Cluster the backend sees the node that was called."""
     near, other = nodes
     server, backend = await attached(vpc, other if far else near, kind)
     node_port(near, backend.address, local=False)
@@ -98,7 +98,7 @@ async def test_a_node_port_carries_foreign_clients_to_any_pod(
 async def test_a_local_node_port_shows_the_client_to_a_shared_pod(
     vpc: Vpc, nodes: tuple[Node, Node], outside: Namespace
 ) -> None:
-    """externalTrafficPolicy Local: the reply leaves by the card the connection came in by, not by the pod's."""
+    """With externalTrafficPolicy Local the reply leaves by the card the connection came in by, not by the pod's."""
     near, _ = nodes
     server, backend = await attached(vpc, near, "shared")
     node_port(near, backend.address, local=True)
