@@ -1,8 +1,8 @@
 """Generate Python stubs from the trimmed Kubernetes .proto files beside them.
 
-Generated modules check that the runtime they meet is not older than their generator, so they are made at build time by the
-grpcio-tools of the same lock file and never committed. protoc runs from the repository root: the import path of a stub is then
-its module path, and two files called ``api.proto`` do not meet in the descriptor pool.
+Generated modules check that the runtime they meet is not older than their generator, so they are made at build time by
+the grpcio-tools of the same lock file and never committed. protoc runs from the repository root: the import path of a
+stub is then its module path, and two files called ``api.proto`` do not meet in the descriptor pool.
 """
 
 from __future__ import annotations

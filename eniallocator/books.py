@@ -1,14 +1,14 @@
 """The books: who holds what, who waits, and what is ahead of demand. The doors' facade of this room.
 
-An ADD is served from memory and made durable before it returns; one that finds nothing waits in line, first come first served, and
-wakes the pool at once.
+An ADD is served from memory and made durable before it returns; one that finds nothing waits in line, first come first
+served, and wakes the pool at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -16,45 +16,23 @@ from eniallocator import publish
 from eniallocator.careers import Kernel
 from eniallocator.clock import Clock
 from eniallocator.cloud.api import CloudApi
+from eniallocator.conditions import Conditions
+from eniallocator.devices import Device, devices
 from eniallocator.inventory import Inventory
 from eniallocator.ledger import Ledger
-from eniallocator.lifecycle import COMING, State
+from eniallocator.lifecycle import State
 from eniallocator.opening import Opening
 from eniallocator.plan import CardView, Demand
 from eniallocator.pool import Pool
-from eniallocator.publish import Condition
-from eniallocator.records import AddressRecord, Drop, EniRecord, LeaseRecord, Put, Use
+from eniallocator.records import AddressRecord, Drop, LeaseRecord, Put, Use
 from eniallocator.store import Store
+from eniallocator.waiting import Outlook, Ticket, overdue
 from eniway import log, metrics
 from eniway.config import NodeConfig
-from eniway.errors import ConflictError, DeadlineExceeded, InvalidRequest, NotReady, SlotsExhausted, VSwitchExhausted
+from eniway.errors import ConflictError, DeadlineExceeded, InvalidRequest, NotReady
 from eniway.model import Capacity, Card, Kind, Lease, LeaseKey, PodRef, Slot, VSwitchId
 
 _log = log.get(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """An exclusive slot as kubelet gets to know it."""
-
-    slot: Slot
-    healthy: bool
-    """In use, or can be filled."""
-    warm: bool
-    """Holds a card that nobody uses."""
-
-
-@dataclass(slots=True, eq=False)
-class _Ticket:
-    """An ADD in line."""
-
-    key: LeaseKey
-    pod: PodRef
-    kind: Kind
-    slot: Slot | None
-    netns: str
-    granted: asyncio.Future[tuple[LeaseRecord, asyncio.Future[None]]]
-    """The lease, and when it is durable."""
 
 
 class _Signal:
@@ -103,7 +81,7 @@ class Books:
             wall=clock.wall(),
             now=clock.monotonic(),
         )
-        self._queue: list[_Ticket] = []
+        self._queue: list[Ticket] = []
         self._wanted: set[Slot] = set()
         self._store = Store(self._inventory, self._ledger, changed=self._changed)
         self._vswitches = opening.vswitches
@@ -126,7 +104,7 @@ class Books:
         self._devices_signal = _Signal()
         self._status_signal = _Signal()
         self._last_devices: tuple[Device, ...] = ()
-        self._conditions: dict[str, Condition] = {}
+        self._conditions = Conditions()
         self._changed()
 
     # -- leases
@@ -136,9 +114,9 @@ class Books:
     ) -> Lease:
         """A lease for ``key``, durable; the same one when asked again.
 
-        Waits for an address or card. Raises at ``deadline``: VSwitchExhausted or SlotsExhausted where there is none to be had,
-        DeadlineExceeded where there may be one later; NotReady when the ledger cannot be written; ConflictError when the key belongs
-        to another pod.
+        Waits for an address or card. Raises at ``deadline``: VSwitchExhausted or SlotsExhausted where there is none to
+        be had, DeadlineExceeded where there may be one later; NotReady when the ledger cannot be written; ConflictError
+        when the key belongs to another pod.
         """
         started = self._clock.monotonic()
         if (held := self._inventory.leases.get(key)) is not None:
@@ -148,7 +126,7 @@ class Books:
         self._check_slot(kind, slot)
         if kind is Kind.EXCLUSIVE and slot is not None:
             await self._send_home(slot, pod, deadline)
-        ticket = _Ticket(key, pod, kind, slot, netns, asyncio.get_running_loop().create_future())
+        ticket = Ticket(key, pod, kind, slot, netns, asyncio.get_running_loop().create_future())
         self._queue.append(ticket)
         self._changed()
         try:
@@ -161,7 +139,7 @@ class Books:
                 self._queue.remove(ticket)
                 self._pool.wake()
         if not ticket.granted.done():
-            raise self._overdue(ticket, waited=self._clock.monotonic() - started)
+            raise overdue(ticket, self._inventory, self._outlook(), waited=self._clock.monotonic() - started)
         record, durable = ticket.granted.result()
         lease = self._inventory.lease_of(record)
         await durable
@@ -179,7 +157,10 @@ class Books:
         return held is not None and held.confirmed
 
     async def release(self, key: LeaseKey) -> None:
-        """End a lease; its addresses cool down, an exclusive card is free again at once. None of that key is no error."""
+        """End a lease.
+
+        Its addresses cool down, an exclusive card is free again at once. None of that key is no error.
+        """
         for ticket in self._queue:
             if ticket.key == key and not ticket.granted.done():
                 ticket.granted.set_exception(NotReady(f"{key.alias} was released while its ADD was waiting"))
@@ -210,7 +191,10 @@ class Books:
         return self._inventory.primary().card
 
     async def settle_orphans(self, in_use: Collection[object]) -> None:
-        """After a lost ledger: the kernel uses ``in_use`` and no other address; the others found on our cards may be handed out."""
+        """After a lost ledger.
+
+        The kernel uses ``in_use`` and no other address; the others found on our cards may be handed out.
+        """
         wall = self._clock.wall()
         freed: list[AddressRecord] = [
             replace(record, orphan=False, released=wall)
@@ -238,30 +222,16 @@ class Books:
             for lease in self._inventory.leases.values()
             if lease.kind is Kind.EXCLUSIVE
         }
-        by_slot = {eni.slot: eni for eni in self._inventory.enis.values() if eni.slot is not None}
-        places = limits.enis - 1 - limits.foreign - (len(by_slot) - 1)
-        can_fill = limits.vswitch is not None and places > 0
-        return tuple(
-            self._device(slot, by_slot.get(slot), can_fill=can_fill, held=slot in held)
-            for slot in sorted(limits.exclusive_slots | {slot for slot in held if slot is not None})
-        )
+        return devices(self._inventory.enis.values(), held, limits)
 
     async def devices_changed(self) -> None:
         """Return at the next change of ``devices()``."""
         await self._devices_signal.wait()
 
-    def _device(self, slot: Slot, eni: EniRecord | None, *, can_fill: bool, held: bool) -> Device:
-        if eni is None:
-            return Device(slot, healthy=can_fill, warm=False)
-        if eni.use is not Use.EXCLUSIVE:
-            return Device(slot, healthy=False, warm=False)
-        ready = eni.state is State.READY
-        return Device(slot, healthy=ready or held or eni.state in COMING, warm=ready and not held)
-
     # -- what others get to know
 
     def capacity(self) -> Mapping[str, Capacity]:
-        """ "slots" and "addresses" in the four words."""
+        """Of ``slots`` and ``addresses``, in the four words."""
         return self._capacity(self._views())
 
     def status(self) -> dict[str, Any]:
@@ -274,7 +244,13 @@ class Books:
             enis=self._inventory.enis.values(),
             cards={view.token: view for view in views},
             capacity=capacity,
-            conditions=self._judge(capacity),
+            conditions=self._conditions.judge(
+                started=self._pool.started,
+                addresses=publish.free(capacity["addresses"]),
+                shortage=self._outlook().shortage,
+                trouble=self._cloud.trouble,
+                wall=self._clock.wall(),
+            ),
         )
 
     async def status_changed(self) -> None:
@@ -294,7 +270,8 @@ class Books:
     async def _again(self, held: LeaseRecord, pod: PodRef, kind: Kind) -> Lease:
         if held.pod.uid != pod.uid or held.kind is not kind:
             raise ConflictError(
-                f"{held.key.alias} is a lease of {held.pod} ({held.pod.uid}, {held.kind}), not of {pod} ({pod.uid}, {kind})"
+                f"{held.key.alias} is a lease of {held.pod} ({held.pod.uid}, {held.kind}),"
+                f" not of {pod} ({pod.uid}, {kind})"
             )
         lease = self._inventory.lease_of(held)
         await self._store.flush()
@@ -306,13 +283,14 @@ class Books:
         if slot is None:
             raise InvalidRequest("an exclusive pod needs the slot that kubelet allocated, and there is none")
         known = [device.slot for device in self.devices()]
-        if slot not in known:
+        if known and slot not in known:
             raise InvalidRequest(f"slot {slot} is none of this node's exclusive slots {known}")
 
     async def _send_home(self, slot: Slot, pod: PodRef, deadline: float) -> None:
-        """End the lease of an earlier sandbox of the same pod on ``slot``, once its card's link has come back to the host.
+        """End the lease of an earlier sandbox of the same pod on ``slot``, once its card's link is back in the host.
 
-        That it is back is the proof that the old network namespace has gone. Another pod's lease is not touched: it is waited for.
+        That it is back proves that the old network namespace has gone. Another pod's lease is not touched: it is waited
+        for.
         """
         while (eni := self._inventory.in_slot(slot)) is not None and eni.use is Use.EXCLUSIVE:
             held = self._inventory.holder_of_card(eni.token)
@@ -367,7 +345,7 @@ class Books:
             self._queue.remove(ticket)
             ticket.granted.set_result((record, self._store.intend(Put(record))))
 
-    def _grant(self, ticket: _Ticket) -> LeaseRecord | None:
+    def _grant(self, ticket: Ticket) -> LeaseRecord | None:
         now = self._clock.monotonic()
         service = None
         if ticket.kind is Kind.SHARED:
@@ -408,47 +386,19 @@ class Books:
             slots=frozenset(slots | self._wanted),
         )
 
-    def _overdue(self, ticket: _Ticket, *, waited: float) -> Exception:
-        """What a ticket waited for in vain."""
-        now = self._clock.monotonic()
+    def _outlook(self) -> Outlook:
         limits = self._pool.limits()
-        after = f"waited {waited:.0f} s"
-        if limits is None:
-            return DeadlineExceeded(
-                f"{after}: the limits of {self._identity.instance_type} are not known yet{self._why()}"
-            )
-        if ticket.kind is Kind.EXCLUSIVE and ticket.slot is not None:
-            eni = self._inventory.in_slot(ticket.slot)
-            if eni is not None and eni.state is State.READY:
-                held = self._inventory.holder_of_card(eni.token)
-                if held is not None:
-                    return DeadlineExceeded(
-                        f"{after} for slot {ticket.slot}: {held.pod} ({held.pod.uid}) still holds its ENI {eni.eni_id}"
-                    )
-                return DeadlineExceeded(f"{after} for a service address on the primary ENI{self._why()}")
-            if eni is not None:
-                return DeadlineExceeded(
-                    f"{after} for slot {ticket.slot}: its ENI {eni.eni_id or ''} is {eni.state}{self._why()}"
-                )
-            what = f"an ENI in slot {ticket.slot}"
-        else:
-            what = "an address"
-        if self._pool.blocked is not None and limits.vswitch is None and self._vswitches.choose(now) is not None:
-            return DeadlineExceeded(f"{after} for {what}: {self._pool.blocked}")
-        if self._vswitches.choose(now) is None:
-            return VSwitchExhausted(
-                f"{after} for {what}: no free address in {', '.join(self._config.vswitches)} of zone {self._identity.zone}"
-            )
-        capacity = publish.address_capacity(self._views(), limits, stock=self._vswitches.stock(now))
-        if ticket.kind is Kind.SHARED and capacity.growable == 0 and not capacity.cooling:
-            return SlotsExhausted(
-                f"{after} for {what}: the {len(limits.shared_slots)} shared ENIs of this {self._identity.instance_type} are full"
-            )
-        return DeadlineExceeded(f"{after} for {what}{self._why()}")
-
-    def _why(self) -> str:
         trouble = self._cloud.trouble
-        return "" if trouble is None else f"; the OpenAPI: {trouble.error}"
+        nowhere = self._vswitches.choose(self._clock.monotonic()) is None
+        return Outlook(
+            limits_known=limits is not None,
+            blocked=self._pool.blocked if limits is not None and limits.vswitch is None else "",
+            vswitches=f"{', '.join(self._config.vswitches)} of zone {self._identity.zone}" if nowhere else "",
+            addresses=self.capacity()["addresses"],
+            shared_slots=0 if limits is None else len(limits.shared_slots),
+            instance_type=self._identity.instance_type,
+            trouble="" if trouble is None else trouble.message,
+        )
 
     def _capacity(self, views: tuple[CardView, ...]) -> dict[str, Capacity]:
         limits = self._pool.limits()
@@ -460,43 +410,3 @@ class Books:
 
     def _views(self) -> tuple[CardView, ...]:
         return self._inventory.views(self._clock.monotonic())
-
-    def _judge(self, capacity: Mapping[str, Capacity]) -> list[Condition]:
-        """The conditions, each with the time since which it has been as it is."""
-        trouble = self._cloud.trouble
-        limits = self._pool.limits()
-        enough = publish.free(capacity["addresses"]) > 0
-        ready = limits is not None
-        for kind, status, reason, message in (
-            (
-                "Ready",
-                ready,
-                "Serving" if ready else "Starting",
-                "" if ready else "the limits of the instance type are not known yet",
-            ),
-            (
-                "SufficientIP",
-                enough,
-                "Free" if enough else "NoneLeft",
-                "" if enough else "no address in service, and none to be had",
-            ),
-            (
-                "CloudReachable",
-                trouble is None,
-                "Answering" if trouble is None else type(trouble.error).__name__,
-                "" if trouble is None else str(trouble.error),
-            ),
-        ):
-            before = self._conditions.get(kind)
-            same = before is not None and before.status == status
-            since = before.since if before is not None and same else self._clock.wall()
-            self._conditions[kind] = Condition(kind, status, reason, message, since)
-        return list(self._conditions.values())
-
-    def observe_metrics(self) -> None:
-        """Set the gauges; for whoever serves /metrics."""
-        for what, words in self.capacity().items():
-            for word in ("in_service", "growable", "cooling", "orphaned", "used"):
-                metrics.CAPACITY.labels(what, word).set(getattr(words, word))
-        for kind, count in self._inventory.leases_by_kind().items():
-            metrics.LEASES.labels(kind.value).set(count)

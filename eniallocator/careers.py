@@ -1,7 +1,7 @@
 """A card's way through its life: for each state the work that leads on, begun again as often as it takes.
 
-The work of a state that this process did not enter itself (after a restart) or that failed before begins with a look at the cloud:
-what was asked for earlier may have been done.
+The work of a state that this process did not enter itself (after a restart) or that failed before begins with a look at
+the cloud: what was asked for earlier may have been done.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ class Kernel(Protocol):
     """What the books need of the node's kernel."""
 
     async def wait_card(self, mac: Mac, *, deadline: float) -> int:
-        """Index of the card's link, once it is in the host's namespace; DeadlineExceeded at ``deadline`` (monotonic)."""
+        """Index of the card's link, once it is in the host's namespace.
+
+        DeadlineExceeded at ``deadline`` (monotonic).
+        """
         ...
 
     async def prepare_card(self, card: Card) -> None:
@@ -67,7 +70,11 @@ def recognise(description: str) -> tuple[Use, Slot, str] | None:
 
 
 class Careers:
-    """``follow`` takes a card as far as it goes; ``refused`` is told of errors that concern more than one card."""
+    """``follow`` takes a card as far as it goes.
+
+    ``refused`` is told of errors that concern more than one card, ``known`` when the kernel got to know a card in
+    service.
+    """
 
     def __init__(
         self,
@@ -83,6 +90,7 @@ class Careers:
         clock: Clock,
         random: Random,
         refused: Callable[[EniRecord, ApiError], None],
+        known: Callable[[], None],
     ) -> None:
         self._instance_id = instance_id
         self._tags = tags
@@ -96,6 +104,7 @@ class Careers:
         self._clock = clock
         self._random = random
         self._refused = refused
+        self._known = known
         self._fresh: set[tuple[str, State]] = set()
         self._work: Mapping[Work, Callable[[EniRecord], Awaitable[None]]] = {
             Work.CREATE: self._create,
@@ -116,13 +125,26 @@ class Careers:
         """Take a card that nobody holds out of service: in memory at once. Its career is followed afterwards."""
         return self._step(token, Event.DISCARD)
 
+    def at_rest(self, eni: EniRecord) -> bool:
+        """Whether there is nothing to follow.
+
+        Also in service, a shared card has to be made known to the kernel once.
+        """
+        known = eni.use is not Use.SHARED or eni.state is not State.READY or eni.token in self._inventory.kernel_knows
+        return known and lifecycle.WORK[eni.state] is Work.NOTHING
+
     async def follow(self, token: str) -> None:
         """Do what the card's state waits for until it rests or is gone."""
         delays: dict[type[Exception], Iterator[float]] = {}
         while (eni := self._inventory.enis.get(token)) is not None:
             work = lifecycle.WORK[eni.state]
             if work is Work.NOTHING:
-                return
+                if self.at_rest(eni):
+                    return
+                if not await self._prepare_again(eni):
+                    again = full_jitter(base=0.1, cap=5.0, random=self._random)
+                    await self._clock.sleep(next(delays.setdefault(KernelError, again)))
+                continue
             with log.bind(eni=eni.eni_id or f"({token})", slot=eni.slot):
                 try:
                     await self._work[work](eni)
@@ -143,18 +165,16 @@ class Careers:
                     )
             await self._clock.sleep(delay)
 
-    async def prepare_again(self, token: str) -> None:
+    async def _prepare_again(self, eni: EniRecord) -> bool:
         """After a restart: see that the kernel knows a shared card that is in service."""
-        delays = full_jitter(base=0.5, cap=10.0, random=self._random)
-        while (eni := self._inventory.enis.get(token)) is not None and eni.state is State.READY:
-            try:
-                await self._kernel.prepare_card(eni.card)
-            except (KernelError, NotReady) as error:
-                _log.error("a card in service cannot be prepared", eni=eni.eni_id, slot=eni.slot, error=str(error))
-                await self._clock.sleep(next(delays))
-            else:
-                self._inventory.kernel_knows.add(token)
-                return
+        try:
+            await self._kernel.prepare_card(eni.card)
+        except (KernelError, NotReady) as error:
+            _log.error("a card in service cannot be prepared", eni=eni.eni_id, slot=eni.slot, error=str(error))
+            return False
+        self._inventory.kernel_knows.add(eni.token)
+        self._known()
+        return True
 
     async def _gave_up(self, eni: EniRecord, error: ApiError) -> bool:
         """Whether ``error`` ends what was tried; the card has taken the next step then."""

@@ -14,7 +14,10 @@ _T = TypeVar("_T")
 
 
 class Insist:
-    """``await insist(call)``: tries again after errors that do not concern what was asked, each class at its own pace."""
+    """``await insist(call)``.
+
+    Tries again after errors that do not concern what was asked, each class at its own pace.
+    """
 
     def __init__(self, clock: Clock, random: Random) -> None:
         self._clock = clock

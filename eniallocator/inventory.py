@@ -1,8 +1,11 @@
-"""The books in memory, with the indexes that make an ADD cheap: the same changes as the ledger takes, in the same order."""
+"""The books in memory, with the indexes that make an ADD cheap.
+
+The same changes as the ledger takes, in the same order.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address
 
@@ -11,11 +14,14 @@ from eniallocator.lifecycle import State
 from eniallocator.plan import CardView
 from eniallocator.records import AddressRecord, AssignRecord, Change, Drop, EniRecord, LeaseRecord, Put, Record, Use
 from eniway.errors import InvariantBroken
-from eniway.model import Kind, Lease, LeaseKey, Slot
+from eniway.model import Lease, LeaseKey, Slot
 
 
 class Inventory:
-    """Cards, addresses, leases. ``now`` is monotonic everywhere; ``wall`` only turns written times into monotonic ones at the start."""
+    """Cards, addresses, leases.
+
+    ``now`` is monotonic everywhere; ``wall`` only turns written times into monotonic ones at the start.
+    """
 
     def __init__(self, contents: Contents, *, cooldown: float, wall: float, now: float) -> None:
         self.enis: dict[str, EniRecord] = {}
@@ -29,6 +35,8 @@ class Inventory:
         """Secondary addresses of the primary card that are not ours."""
         self._of_card: defaultdict[str, set[IPv4Address]] = defaultdict(set)
         self._holder: dict[IPv4Address, LeaseKey] = {}
+        self._leased: Counter[str] = Counter()
+        """Leased addresses of each card."""
         self._cool_at: dict[IPv4Address, float] = {}
         self._cooldown = cooldown
         records: tuple[Record, ...] = (*contents.enis, *contents.addresses, *contents.leases, *contents.assigns)
@@ -87,6 +95,7 @@ class Inventory:
                     )
                 self.leases[record.key] = record
                 self._holder.update(dict.fromkeys(record.addresses, record.key))
+                self._leased.update(self.addresses[address].token for address in record.addresses)
             case AssignRecord():
                 self.assigns[record.token] = record
 
@@ -101,6 +110,7 @@ class Inventory:
                 del self.leases[record.key]
                 for address in record.addresses:
                     del self._holder[address]
+                self._leased.subtract(self.addresses[address].token for address in record.addresses)
             case AssignRecord():
                 del self.assigns[record.token]
 
@@ -131,10 +141,6 @@ class Inventory:
         key = None if eni.address is None else self._holder.get(eni.address)
         return None if key is None else self.leases[key]
 
-    def has_leases(self, token: str) -> bool:
-        """Whether anything on a card is leased."""
-        return any(address in self._holder for address in self._of_card.get(token, ()))
-
     def lease_of(self, record: LeaseRecord) -> Lease:
         """The lease as other rooms see it."""
         return Lease(
@@ -163,11 +169,11 @@ class Inventory:
     def pick_shared(self, now: float) -> tuple[EniRecord, IPv4Address] | None:
         """An address for a shared pod: of the fullest ready card, the one released longest ago."""
         ready = [
-            (sum(address in self._holder for address in self._of_card[token]), eni)
+            eni
             for token, eni in self.enis.items()
             if eni.use is Use.SHARED and eni.state is State.READY and token in self.kernel_knows
         ]
-        for _, eni in sorted(ready, key=lambda pair: (-pair[0], pair[1].slot or 0)):
+        for eni in sorted(ready, key=lambda eni: (-self._leased[eni.token], eni.slot or 0)):
             if free := self.free_of(eni.token, now):
                 return eni, free[0]
         return None
@@ -200,19 +206,15 @@ class Inventory:
     def _view(
         self, eni: EniRecord, now: float, *, arriving: Mapping[str, int], busy: Collection[str], held: Collection[str]
     ) -> CardView:
-        secondary = [
-            self.addresses[address]
-            for address in self._of_card.get(eni.token, ())
-            if not self.addresses[address].primary
-        ]
-        if eni.use is Use.EXCLUSIVE:
-            used = int(self.holder_of_card(eni.token) is not None)
-        else:
-            used = sum(record.address in self._holder for record in secondary)
+        exclusive = eni.use is Use.EXCLUSIVE
+        used = int(self.holder_of_card(eni.token) is not None) if exclusive else self._leased[eni.token]
         free = tuple(self.free_of(eni.token, now))
-        stuck = sum(record.orphan or record.leaving for record in secondary)
-        leased_secondary = used if eni.use is not Use.EXCLUSIVE else 0
-        cooling = len(secondary) - leased_secondary - len(free) - stuck
+        stuck = cooling = 0
+        for address in self._of_card.get(eni.token, ()):
+            record = self.addresses[address]
+            if not record.primary and address not in self._holder:
+                stuck += record.orphan or record.leaving
+                cooling += not (record.orphan or record.leaving) and self._cool_at.get(address, 0.0) > now
         coming = eni.wanted if eni.state is State.CREATING else arriving.get(eni.token, 0)
         return CardView(
             token=eni.token,
@@ -228,10 +230,3 @@ class Inventory:
             busy=eni.token in busy,
             held=eni.token in held,
         )
-
-    def leases_by_kind(self) -> dict[Kind, int]:
-        """How many leases of each kind."""
-        counts = dict.fromkeys(Kind, 0)
-        for lease in self.leases.values():
-            counts[lease.kind] += 1
-        return counts

@@ -1,7 +1,8 @@
 """The books on disk: sqlite, WAL, synchronous=FULL, written by one thread that commits many waiters at once.
 
-The schema holds the invariants: an ENI or address has at most one lease, a slot at most one card, and nothing that a lease refers to
-can be dropped. It changes by addition only, with defaults, so that the previous release can read what this one writes.
+The schema holds the invariants: an ENI or address has at most one lease, a slot at most one card, and nothing that a
+lease refers to can be dropped. It changes by addition only, with defaults, so that the previous release can read what
+this one writes.
 """
 
 from __future__ import annotations
@@ -14,17 +15,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
-from eniallocator.lifecycle import State
-from eniallocator.records import AddressRecord, AssignRecord, Change, EniRecord, LeaseRecord, Put, Record, Use
+from eniallocator import rows
+from eniallocator.records import AddressRecord, AssignRecord, Change, EniRecord, LeaseRecord, Put
 from eniway import log
 from eniway.errors import InvariantBroken, NotReady
-from eniway.model import ContainerId, EniId, Kind, LeaseKey, Mac, PodRef, PodUid, Slot, VSwitchId
 
 _log = log.get(__name__)
 
@@ -104,7 +103,10 @@ class Note:
 
 
 class Ledger:
-    """An open ledger. ``open``, ``note``, ``contents`` and ``close`` block and belong into a thread; ``write`` is for the loop."""
+    """An open ledger.
+
+    ``open``, ``note``, ``contents`` and ``close`` block and belong into a thread; ``write`` is for the loop.
+    """
 
     def __init__(self, path: Path, database: sqlite3.Connection) -> None:
         self.path = path
@@ -122,7 +124,8 @@ class Ledger:
         try:
             return cls(path, _connect(path))
         except sqlite3.DatabaseError as error:
-            # OperationalError: the file system's fault, not the content's. Any other: what stands there is no ledger of ours.
+            # OperationalError: the file system's fault, not the content's. Any other: what stands there is no ledger of
+            # ours.
             if isinstance(error, sqlite3.OperationalError):
                 raise NotReady(f"the ledger {path} cannot be opened: {error}", after=5.0) from error
             kept = set_aside(path, "unreadable")
@@ -137,10 +140,10 @@ class Ledger:
     def contents(self) -> Contents:
         """Every record. Call before the first write."""
         return Contents(
-            enis=tuple(_read(self._database, "enis", _eni)),
-            addresses=tuple(_read(self._database, "addresses", _address)),
-            leases=tuple(_read(self._database, "leases", _lease)),
-            assigns=tuple(_read(self._database, "assigns", _assign)),
+            enis=tuple(_read(self._database, "enis", rows.eni)),
+            addresses=tuple(_read(self._database, "addresses", rows.address)),
+            leases=tuple(_read(self._database, "leases", rows.lease)),
+            assigns=tuple(_read(self._database, "assigns", rows.assign)),
         )
 
     def note(self, key: str) -> str | None:
@@ -233,22 +236,31 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
-        found = [row[0] for row in database.execute("PRAGMA quick_check(1)")]
-        if found != ["ok"]:
-            raise sqlite3.DatabaseError("; ".join(map(str, found)))
+        _check_pages(database)
         database.executescript(SCHEMA)
         if database.execute("PRAGMA user_version").fetchone()[0] < VERSION:
             database.execute(f"PRAGMA user_version = {VERSION}")
         database.execute("PRAGMA foreign_keys = ON")
         path.chmod(0o600)
         # A row that no reader understands is as bad as a torn page, and has to be seen here.
-        for table, reader in (("enis", _eni), ("addresses", _address), ("leases", _lease), ("assigns", _assign)):
+        for table, reader in (
+            ("enis", rows.eni),
+            ("addresses", rows.address),
+            ("leases", rows.lease),
+            ("assigns", rows.assign),
+        ):
             for _ in _read(database, table, reader):
                 pass
     except BaseException:
         database.close()
         raise
     return database
+
+
+def _check_pages(database: sqlite3.Connection) -> None:
+    found = [row[0] for row in database.execute("PRAGMA quick_check(1)")]
+    if found != ["ok"]:
+        raise sqlite3.DatabaseError("; ".join(map(str, found)))
 
 
 def _read(database: sqlite3.Connection, table: str, reader: Callable[[sqlite3.Row], T]) -> list[T]:
@@ -264,7 +276,7 @@ def _apply(database: sqlite3.Connection, change: Change | Note) -> None:
     if isinstance(change, Note):
         database.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (change.key, change.value))
         return
-    table, keys, row = _row(change.record)
+    table, keys, row = rows.row_of(change.record)
     if isinstance(change, Put):
         others = [column for column in row if column not in keys]
         database.execute(
@@ -275,119 +287,6 @@ def _apply(database: sqlite3.Connection, change: Change | Note) -> None:
     else:
         where = " AND ".join(f"{key} = ?" for key in keys)
         database.execute(f"DELETE FROM {table} WHERE {where}", tuple(row[key] for key in keys))  # noqa: S608 -- as above
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
-
-
-def _row(record: Record) -> tuple[str, tuple[str, ...], dict[str, Any]]:
-    """Table, key columns and columns of a record."""
-    match record:
-        case EniRecord():
-            return (
-                "enis",
-                ("token",),
-                {
-                    "token": record.token,
-                    "use": record.use.value,
-                    "state": record.state.value,
-                    "slot": record.slot,
-                    "vswitch_id": record.vswitch_id,
-                    "since": record.since,
-                    "wanted": record.wanted,
-                    "eni_id": record.eni_id,
-                    "mac": record.mac,
-                    "address": _text(record.address),
-                    "prefix": _text(record.prefix),
-                    "gateway": _text(record.gateway),
-                },
-            )
-        case AddressRecord():
-            return (
-                "addresses",
-                ("address",),
-                {
-                    "address": str(record.address),
-                    "token": record.token,
-                    "is_primary": int(record.primary),
-                    "released": record.released,
-                    "orphan": int(record.orphan),
-                    "leaving": int(record.leaving),
-                },
-            )
-        case LeaseRecord():
-            return (
-                "leases",
-                ("network", "container_id", "ifname"),
-                {
-                    "network": record.key.network,
-                    "container_id": record.key.container_id,
-                    "ifname": record.key.ifname,
-                    "pod_namespace": record.pod.namespace,
-                    "pod_name": record.pod.name,
-                    "pod_uid": record.pod.uid,
-                    "kind": record.kind.value,
-                    "netns": record.netns,
-                    "token": record.token,
-                    "address": str(record.address),
-                    "service_address": _text(record.service_address),
-                    "confirmed": int(record.confirmed),
-                    "since": record.since,
-                },
-            )
-        case AssignRecord():
-            return (
-                "assigns",
-                ("token",),
-                {"token": record.token, "eni": record.eni, "count": record.count, "since": record.since},
-            )
-
-
-def _eni(row: sqlite3.Row) -> EniRecord:
-    return EniRecord(
-        token=row["token"],
-        use=Use(row["use"]),
-        state=State(row["state"]),
-        slot=None if row["slot"] is None else Slot(row["slot"]),
-        vswitch_id=VSwitchId(row["vswitch_id"]),
-        since=row["since"],
-        wanted=row["wanted"],
-        eni_id=None if row["eni_id"] is None else EniId(row["eni_id"]),
-        mac=None if row["mac"] is None else Mac(row["mac"]),
-        address=None if row["address"] is None else IPv4Address(row["address"]),
-        prefix=None if row["prefix"] is None else IPv4Network(row["prefix"]),
-        gateway=None if row["gateway"] is None else IPv4Address(row["gateway"]),
-    )
-
-
-def _address(row: sqlite3.Row) -> AddressRecord:
-    return AddressRecord(
-        address=IPv4Address(row["address"]),
-        token=row["token"],
-        primary=bool(row["is_primary"]),
-        released=row["released"],
-        orphan=bool(row["orphan"]),
-        leaving=bool(row["leaving"]),
-    )
-
-
-def _lease(row: sqlite3.Row) -> LeaseRecord:
-    return LeaseRecord(
-        key=LeaseKey(row["network"], ContainerId(row["container_id"]), row["ifname"]),
-        pod=PodRef(row["pod_namespace"], row["pod_name"], PodUid(row["pod_uid"])),
-        kind=Kind(row["kind"]),
-        netns=row["netns"],
-        token=row["token"],
-        address=IPv4Address(row["address"]),
-        service_address=None if row["service_address"] is None else IPv4Address(row["service_address"]),
-        confirmed=bool(row["confirmed"]),
-        since=row["since"],
-    )
-
-
-def _assign(row: sqlite3.Row) -> AssignRecord:
-    return AssignRecord(token=row["token"], eni=row["eni"], count=row["count"], since=row["since"])
 
 
 def to_note(key: str, value: object) -> Note:

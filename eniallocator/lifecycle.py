@@ -1,8 +1,8 @@
 """The life of an ENI, as a table.
 
-Two rules hold here. Everything that decides in which state a card is stands in TRANSITIONS: nobody sets a state, one asks ``step``.
-And each state names the one piece of work that leads out of it; work may be begun again at any time (after a crash, after an error),
-so a restart resumes a card by looking at its state and nothing else.
+Two rules hold here. Everything that decides in which state a card is stands in TRANSITIONS: nobody sets a state, one
+asks ``step``. And each state names the one piece of work that leads out of it; work may be begun again at any time
+(after a crash, after an error), so a restart resumes a card by looking at its state and nothing else.
 
     creating → available → attaching → attached → ready → draining → detaching → deleting → gone
                    ↑___________|  (attach fell back)      lost: the cloud took a card away under its pods

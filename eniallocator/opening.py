@@ -1,7 +1,7 @@
 """Opening the ledger: whose it is, and whether it may be believed.
 
-A boot id is random, so a ledger of this boot is this instance's and is believed without asking anybody. After a boot, or on a disk cloned
-from another instance, the metadata service says who we are: another instance's ledger is set aside.
+A boot id is random, so a ledger of this boot is this instance's and is believed without asking anybody. After a boot,
+or on a disk cloned from another instance, the metadata service says who we are: another instance's ledger is set aside.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from eniallocator.cloud.api import VSwitch
 from eniallocator.cloud.metadata import Metadata
 from eniallocator.ledger import Contents, Ledger, Note, from_note, set_aside, to_note
 from eniallocator.lifecycle import State
-from eniallocator.survey import NOTE_COMPLETE, NOTE_LIMITS, NOTE_VSWITCHES
 from eniallocator.records import AddressRecord, EniRecord, Identity, Put, TypeLimits, Use
+from eniallocator.survey import NOTE_COMPLETE, NOTE_LIMITS, NOTE_VSWITCHES
 from eniallocator.vswitches import VSwitches
 from eniway import log
 from eniway.backoff import full_jitter

@@ -1,11 +1,13 @@
 """What to ask of the cloud next: a pure function of the books, the demand and the limits.
 
-    shared:     short = waiting + min_idle - (free + arriving);  filled up in one call to each card, fullest card first, and then with
-                new cards that come with their addresses. Above max_idle the emptiest cards are emptied, and given back when empty.
+    shared:     short = waiting + min_idle - (free + arriving); filled up in one call to each card, fullest card first,
+                and then with new cards that come with their addresses. Above max_idle the emptiest cards are emptied,
+                and given back when empty.
     exclusive:  every slot that somebody wants has a card, and ``warm_exclusive`` more are kept ahead.
     services:   one secondary address of the primary card for each exclusive slot, ahead of its pod.
 
-A cooling address is not free. What is under way counts as arriving, so planning again while calls are out plans nothing twice.
+A cooling address is not free. What is under way counts as arriving, so planning again while calls are out plans nothing
+twice.
 """
 
 from __future__ import annotations
@@ -65,6 +67,11 @@ class Demand:
     """Pods waiting for an address."""
     slots: frozenset[Slot] = frozenset()
     """Exclusive slots that a pod waits for, or that kubelet has allocated to one on its way."""
+
+    @property
+    def pressing(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self.shared or self.slots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +212,9 @@ def _shared(cards: Sequence[CardView], demand: Demand, limits: Limits, places: _
 
 
 def _grow(staying: Sequence[CardView], short: int, limits: Limits, places: _Places) -> Iterator[CloudOp]:
+    if limits.secondary <= 0:
+        # A type with one address a card carries no shared pods.
+        return
     fullest_first = sorted(staying, key=lambda card: (-card.used, card.slot or 0))
     for card in fullest_first:
         room = _room(card, limits)
@@ -256,7 +266,10 @@ def _services(cards: Sequence[CardView], limits: Limits) -> Iterator[CloudOp]:
 
 
 def _misplaced(card: CardView, limits: Limits) -> bool:
-    """A card that has nobody on it and no business where it is: lost, or in a slot that the configuration gave to the other use."""
+    """A card that has nobody on it and no business where it is.
+
+    Lost, or in a slot that the configuration gave to the other use.
+    """
     if card.busy or not card.empty:
         return False
     if card.state is State.LOST:

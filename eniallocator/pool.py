@@ -17,9 +17,9 @@ from eniallocator.clock import Clock
 from eniallocator.cloud.api import CloudApi
 from eniallocator.cloud.errors import ApiError, LimitsDiffer, NotFound, VSwitchFull
 from eniallocator.insist import Insist
-from eniallocator.lifecycle import WORK, State, Work
+from eniallocator.lifecycle import State
 from eniallocator.plan import Assign, CloudOp, CreateCard, Demand, Discard, Limits, Unassign, divide_slots, plan
-from eniallocator.records import AddressRecord, AssignRecord, Drop, EniRecord, Identity, Put, TypeLimits, Use
+from eniallocator.records import AddressRecord, AssignRecord, Drop, EniRecord, Identity, Put, TypeLimits
 from eniallocator.store import Store
 from eniallocator.survey import Survey
 from eniallocator.vswitches import VSwitches
@@ -31,6 +31,8 @@ from eniway.model import SecurityGroupId
 
 _log = log.get(__name__)
 
+GATHER_SECONDS: Final = 0.01
+"""Changes that nobody waits for are planned for together."""
 HOLD_SECONDS: Final = 30.0
 """How long a card is left alone after a call about it was refused."""
 BLOCK_SECONDS: Final = 60.0
@@ -40,7 +42,10 @@ RETRY_SECONDS: Final = 5.0
 
 
 class Pool:
-    """``run`` it; ``wake`` it when demand has changed. ``demand`` says who waits, ``changed`` is told when time changes anything."""
+    """``run`` it.
+
+    ``wake`` it when demand has changed. ``demand`` says who waits, ``changed`` is told when time changes anything.
+    """
 
     def __init__(
         self,
@@ -75,7 +80,7 @@ class Pool:
         self._wake = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._blocked_until = 0.0
-        self.blocked: Exception | None = None
+        self.blocked = ""
         """Why cards could not be made lately, besides the vSwitches."""
         tags = {names.TAG_CLUSTER: config.cluster, names.TAG_INSTANCE: identity.instance_id}
         self._insist = Insist(clock, random)
@@ -92,6 +97,7 @@ class Pool:
             clock=clock,
             random=random,
             refused=self._refused,
+            known=changed,
         )
         self._survey = Survey(
             identity=identity,
@@ -112,6 +118,11 @@ class Pool:
     def wake(self) -> None:
         """Plan again."""
         self._wake.set()
+
+    @property
+    def started(self) -> bool:
+        """Whether limits, vSwitches and cards have been seen since this process began."""
+        return self._survey.compared and self._survey.limits is not None
 
     def limits(self) -> Limits | None:
         """What may be had now; None before the instance type is known."""
@@ -166,6 +177,9 @@ class Pool:
                 await self._wake.wait()
         except TimeoutError:
             self._changed()
+            return
+        if not self._demand().pressing:
+            await self._clock.sleep(GATHER_SECONDS)
 
     def _start(self, op: CloudOp) -> None:
         """Mark ``op`` in the books at once, so that it is not planned again, and set about it."""
@@ -182,6 +196,7 @@ class Pool:
                     wanted=op.secondary,
                 )
                 _log.info("card", use=str(op.use), slot=op.slot, state=str(record.state), addresses=op.secondary)
+                self._followed.add(record.token)
                 self._spawn(self._new_card(record.token, self._careers.begin(record)))
             case Assign():
                 assign = AssignRecord(self._new_id(), op.token, op.count, wall)
@@ -192,7 +207,9 @@ class Pool:
                 self._occupy(op.token)
                 self._spawn(self._unassign(op.token, leaving, self._store.intend(*map(Put, leaving))))
             case Discard():
-                self._spawn(self._discard(op.token, self._careers.discard(op.token)))
+                followed = op.token in self._followed
+                self._followed.add(op.token)
+                self._spawn(self._discard(op.token, self._careers.discard(op.token), followed=followed))
 
     def _spawn(self, work: Awaitable[None]) -> None:
         assert self._group is not None
@@ -219,24 +236,18 @@ class Pool:
         for token, addresses in leaving.items():
             self._occupy(token)
             self._spawn(self._unassign(token, addresses, None))
-        for token, eni in self._inventory.enis.items():
-            if eni.use is Use.SHARED and eni.state is State.READY:
-                self._spawn(self._prepare_again(token))
         self._follow_all()
 
     # -- cards
 
     def _follow_all(self) -> None:
-        """Follow every card in motion that nobody follows."""
+        """Follow every card with something to do that nobody follows."""
         for token, eni in tuple(self._inventory.enis.items()):
-            if WORK[eni.state] is not Work.NOTHING and token not in self._followed:
+            if token not in self._followed and not self._careers.at_rest(eni):
                 self._followed.add(token)
                 self._spawn(self._follow(token))
-            elif eni.use is Use.SHARED and eni.state is State.READY and token not in self._inventory.kernel_knows:
-                self._spawn(self._prepare_again(token))
 
     async def _new_card(self, token: str, durable: Awaitable[None]) -> None:
-        self._followed.add(token)
         try:
             await durable
         except NotReady as error:
@@ -245,20 +256,16 @@ class Pool:
             return
         await self._follow(token)
 
-    async def _discard(self, token: str, durable: Awaitable[None]) -> None:
-        self._followed.add(token)
+    async def _discard(self, token: str, durable: Awaitable[None], *, followed: bool) -> None:
         await durable
-        await self._follow(token)
+        if not followed:
+            await self._follow(token)
 
     async def _follow(self, token: str) -> None:
         try:
             await self._careers.follow(token)
         finally:
             self._followed.discard(token)
-
-    async def _prepare_again(self, token: str) -> None:
-        await self._careers.prepare_again(token)
-        self._changed()
 
     def _refused(self, eni: EniRecord, error: ApiError) -> None:
         """A card was given up: what that says about others."""
@@ -274,7 +281,7 @@ class Pool:
         self._changed()
 
     def _block(self, error: Exception, seconds: float) -> None:
-        self.blocked = error
+        self.blocked = error.lasting if isinstance(error, ApiError) else str(error)
         self._blocked_until = self._clock.monotonic() + seconds
 
     def _pause(self, error: NotReady) -> None:

@@ -1,27 +1,19 @@
-"""What the cluster gets to know of this node's books: the status of its NodeNetwork, and the four words of capacity. Pure."""
+"""What the cluster gets to know of this node's books.
+
+The status of its NodeNetwork, and the four words of capacity. Pure.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from eniallocator.conditions import Condition
 from eniallocator.lifecycle import COMING, State
 from eniallocator.plan import CardView, Limits
 from eniallocator.records import EniRecord, Identity, Use
 from eniway.model import Capacity, VSwitchId
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """A condition as Kubernetes knows them; ``since`` is wall time."""
-
-    type: str
-    status: bool
-    reason: str
-    message: str
-    since: float
 
 
 def slot_capacity(cards: Sequence[CardView], limits: Limits | None) -> Capacity:
@@ -119,7 +111,7 @@ def node_network(
         "conditions": [
             {
                 "type": condition.type,
-                "status": "True" if condition.status else "False",
+                "status": {True: "True", False: "False", None: "Unknown"}[condition.status],
                 "reason": condition.reason,
                 "message": condition.message,
                 "lastTransitionTime": datetime.fromtimestamp(condition.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -135,7 +127,7 @@ def _card(eni: EniRecord, view: CardView) -> dict[str, Any]:
         "use": str(eni.use),
         "state": str(eni.state),
         "vSwitch": eni.vswitch_id,
-        "addresses": view.total - view.arriving,
+        "addresses": len(view.free) + view.cooling + view.stuck + (view.used if view.use is not Use.EXCLUSIVE else 0),
     }
     for key, value in (("eniID", eni.eni_id), ("mac", eni.mac), ("address", eni.address)):
         if value is not None:

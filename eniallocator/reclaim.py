@@ -1,7 +1,8 @@
 """The books against the cloud: what is ours there and unknown here is adopted or deleted, what is gone there is marked.
 
-Ours is an ENI that carries both tags, our cluster's and our instance's; no other is ever touched. A wrong answer of the cloud destroys
-nothing: an answer without the instance's own primary ENI is not believed, and a card that is missing is only no longer handed out.
+Ours is an ENI that carries both tags, our cluster's and our instance's; no other is ever touched. A wrong answer of the
+cloud destroys nothing: an answer without the instance's own primary ENI is not believed, and a card that is missing is
+only no longer handed out.
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ def compare(
 ) -> Findings | None:
     """What differs; None where the answer is not to be believed.
 
-    ``known``: cards at rest (ready, lost, primary) by ENI id, with their secondary ``addresses`` by token; ``tokens`` and
-    ``moving``: tokens and ENI ids of all cards, those in motion too. ``attached`` and ``tagged``: the cloud's ENIs of our
-    instance and of our tags.
+    ``known``: cards at rest (ready, lost, primary) by ENI id, with their secondary ``addresses`` by token; ``tokens``
+    and ``moving``: tokens and ENI ids of all cards, those in motion too. ``attached`` and ``tagged``: the cloud's ENIs
+    of our instance and of our tags.
     """
     here = {eni.eni_id: eni for eni in attached}
     if identity.primary_eni not in here:
@@ -103,7 +104,10 @@ def _in_motion(eni: Eni, tokens: Collection[str]) -> bool:
 def remedies(
     findings: Findings, inventory: Inventory, vswitches: VSwitches, *, rebuilt: bool, wall: float
 ) -> tuple[Change, ...]:
-    """The changes of the books that the findings ask for. ``rebuilt``: the ledger was lost, so any address found may be in use."""
+    """The changes of the books that the findings ask for.
+
+    ``rebuilt``: the ledger was lost, so any address found may be in use.
+    """
     changes: list[Change] = []
     for event, tokens in ((Event.VANISHED, findings.vanished), (Event.RETURNED, findings.returned)):
         for token in tokens:
@@ -130,8 +134,8 @@ def remedies(
 def _adopt(eni: Eni, taken: Collection[Slot | None], vswitches: VSwitches, *, wall: float) -> EniRecord | None:
     """A stray as a card of the books; None for one that cannot be understood yet.
 
-    Three cases by status: one at our instance gets a slot and is kept, one that is Available is kept where its slot is free and
-    deleted where not, one on its way out is seen off.
+    Three cases by status: one at our instance gets a slot and is kept, one that is Available is kept where its slot is
+    free and deleted where not, one on its way out is seen off.
     """
     vswitch = vswitches.known(eni.vswitch_id)
     state = {

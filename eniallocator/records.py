@@ -105,7 +105,10 @@ class LeaseRecord:
 
 @dataclass(frozen=True, slots=True)
 class AssignRecord:
-    """An AssignPrivateIpAddresses under way; sent again with the same ClientToken after a crash it gives the same addresses."""
+    """An AssignPrivateIpAddresses under way.
+
+    Sent again with the same ClientToken after a crash it gives the same addresses.
+    """
 
     token: str
     eni: str

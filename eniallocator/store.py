@@ -24,9 +24,10 @@ class Store:
         self._owed: list[Change] = []
 
     def intend(self, *changes: Change) -> asyncio.Future[None]:
-        """Change memory now, and disk by the time the future is done: before something is done that the ledger has to know of.
+        """Change memory now, and disk by the time the future is done.
 
-        NotReady, and memory as before, when the disk refuses. Cancelling who awaits it does not cancel the change.
+        For what the ledger has to know of before it is done. NotReady, and memory as before, when the disk refuses.
+        Cancelling who awaits it does not cancel the change.
         """
         undo = self._apply(changes)
         done = self._write(changes)
@@ -38,27 +39,22 @@ class Store:
                 self._changed()
 
         done.add_done_callback(settle)
+        self._changed()
         return asyncio.shield(done)
 
     def settle(self, *changes: Change) -> Coroutine[None, None, None]:
-        """Change memory now, and disk when awaited, after something is done: it is so, whether the disk takes it or not.
+        """Change memory now, and disk by the time the coroutine is done.
 
-        What the disk refuses is owed: written before anything else is.
+        For what is so, whether the disk takes it or not: what it refuses is owed, and written before anything else is.
         """
         self._apply(changes)
-        return self.pay(changes)
+        done = self._write(changes, owe=True)
+        self._changed()
+        return self._outcome(done)
 
-    async def pay(self, changes: tuple[Change, ...] = ()) -> None:
-        """Write ``changes`` and what is owed."""
-        done = self._write(changes)
-        # Cases: written; the disk refuses: owed from now on (by the callback, cancelled caller or not); the schema refuses: a bug.
-        done.add_done_callback(lambda done: self._owe(done, changes))
-        try:
-            await asyncio.shield(done)
-        except NotReady as error:
-            _log.error("the ledger cannot be written; going on in memory", error=str(error), owed=len(self._owed))
-        except EniwayError as error:
-            _log.error("the ledger contradicts the books", error=str(error))
+    async def pay(self) -> None:
+        """Write what is owed."""
+        await self._outcome(self._write((), owe=True))
 
     async def flush(self) -> None:
         """Return when all that was intended before is durable."""
@@ -87,16 +83,27 @@ class Store:
             for change in reversed(undo):
                 self.inventory.apply(change)
             raise
-        self._changed()
         return undo
 
-    def _write(self, changes: tuple[Change, ...]) -> asyncio.Future[None]:
+    def _write(self, changes: tuple[Change, ...], *, owe: bool = False) -> asyncio.Future[None]:
+        """Hand to the ledger what is owed, then ``changes``: in the order in which memory took them."""
         owed, self._owed = self._owed, []
         done = self._ledger.write(*owed, *changes)
-        if owed:
-            done.add_done_callback(lambda done: self._owe(done, tuple(owed)))
+        later = (*owed, *changes) if owe else tuple(owed)
+        if later:
+
+            def owe_again(done: asyncio.Future[None]) -> None:
+                if not done.cancelled() and isinstance(done.exception(), NotReady):
+                    self._owed.extend(later)
+
+            done.add_done_callback(owe_again)
         return done
 
-    def _owe(self, done: asyncio.Future[None], changes: tuple[Change, ...]) -> None:
-        if not done.cancelled() and isinstance(done.exception(), NotReady):
-            self._owed.extend(changes)
+    async def _outcome(self, done: asyncio.Future[None]) -> None:
+        try:
+            await asyncio.shield(done)
+        except NotReady as error:
+            _log.error("the ledger cannot be written; going on in memory", error=str(error), owed=len(self._owed))
+        except EniwayError as error:
+            # The schema refuses: a bug, and nothing that writing it again would mend.
+            _log.error("the ledger contradicts the books", error=str(error))

@@ -1,4 +1,4 @@
-"""What the cloud is asked without need: limits of the instance type, stock of the vSwitches, and whether its picture is ours.
+"""What the cloud is asked regularly: limits of the instance type, stock of the vSwitches, whether its picture is ours.
 
 Limits and vSwitches are noted in the ledger, so that a restart with the cloud away knows them.
 """
@@ -37,7 +37,10 @@ NOTE_COMPLETE: Final = "complete"
 
 
 class Survey:
-    """Two loops, ``keep_learning`` and ``keep_comparing``. ``follow`` is called when there are new cards in the books."""
+    """Two loops, ``keep_learning`` and ``keep_comparing``.
+
+    ``follow`` is called when there are new cards in the books.
+    """
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """Where new cards and addresses come from: the configured vSwitches of the node's zone in order, each with a breaker.
 
-A vSwitch that has too few addresses for a batch is scarce (one at a time); one that has none is benched for ten minutes, or until a
-fresh reading shows addresses again.
+A vSwitch that has too few addresses for a batch is scarce (one at a time); one that has none is benched for ten
+minutes, or until a fresh reading shows addresses again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class VSwitches:
         for vswitch in read:
             if vswitch.available > 0:
                 self._benched.pop(vswitch.vswitch_id, None)
-            elif not self._is_benched(vswitch.vswitch_id, now):
+            elif vswitch.vswitch_id in self._configured and not self._is_benched(vswitch.vswitch_id, now):
                 self._benched[vswitch.vswitch_id] = now + BENCH_SECONDS
             if vswitch.available > 1:
                 self._scarce.discard(vswitch.vswitch_id)

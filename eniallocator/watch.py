@@ -1,4 +1,7 @@
-"""Waiting for asynchronous changes of ENIs: one Describe for everybody who waits, at the pace of whoever is due first."""
+"""Waiting for asynchronous changes of ENIs.
+
+One Describe for everybody who waits, at the pace of whoever is due first.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
-from eniway.errors import CloudError
 from eniway.model import EniId, InstanceId, Mac, SecurityGroupId, VSwitchId
 
 
@@ -69,7 +68,10 @@ class InstanceType:
 class Trouble:
     """The last call failed in a way that is not about what was asked for."""
 
-    error: CloudError
+    reason: str
+    """One word, the class of the error."""
+    message: str
+    """The same as long as the trouble is the same."""
     since: float
     """Wall time."""
 

@@ -25,8 +25,8 @@ class KeyFiles:
     def read(self) -> AccessKey:
         """The key as it stands in the files now; BadConfig names the file that is missing or empty.
 
-        kubelet swaps the files of a Secret by renaming the directory they are linked from: reading them each time (two small
-        files) is the simplest thing that cannot miss that.
+        kubelet swaps the files of a Secret by renaming the directory they are linked from: reading them each time (two
+        small files) is the simplest thing that cannot miss that.
         """
         return AccessKey(self._one("access_key_id"), self._one("access_key_secret"))
 

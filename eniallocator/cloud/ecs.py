@@ -1,7 +1,8 @@
-"""The OpenAPI through the official SDK (V1: small, synchronous), in a bounded pool of threads. The only module that knows it.
+"""The OpenAPI through the official SDK (V1: small, synchronous), in a few threads. Only this module knows it.
 
-What the SDK does by itself is switched off or worked around: its retry (it re-sends a Create without a token), plain http (https unless
-the endpoint says otherwise), and HTTP_PROXY without NO_PROXY (no proxy at all). Clients are shared by threads, requests are not.
+What the SDK does by itself is switched off or worked around: its retry (it re-sends a Create without a token), plain
+http (https unless the endpoint says otherwise), and HTTP_PROXY without NO_PROXY (no proxy at all). Clients are shared
+by threads, requests are not.
 """
 
 from __future__ import annotations
@@ -44,9 +45,16 @@ VSWITCH_PAGE: Final = 50
 IDS_A_CALL: Final = 100
 
 LONGEST_MESSAGE: Final = 400
+NO_ANSWER: Final = "SDK.HttpError"
+_UNHEARD: Final = re.compile(
+    "Connection refused|Connection reset|Connection aborted|timed out|Name or service not known|No route to host"
+    "|Network is unreachable|Temporary failure in name resolution|certificate verify failed",
+    re.IGNORECASE,
+)
 _SIGNED_URL: Final = re.compile(r"\S*AccessKeyId(?:=|%3D)\S*")
 
-# The SDK ignores NO_PROXY and would send even loopback calls to HTTP_PROXY; a true value that names no proxy stops that.
+# The SDK ignores NO_PROXY and would send even loopback calls to HTTP_PROXY; a true value that names no proxy stops
+# that.
 _NO_PROXY: Final = {"http": None, "https": None}
 
 
@@ -76,8 +84,10 @@ class EcsCloud:
         return self._trouble
 
     def close(self) -> None:
-        """Let go of the threads; calls under way end on their own."""
+        """Let go of threads and connections; calls under way end on their own."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._client is not None:
+            self._client[1].session.close()
 
     async def create_eni(
         self,
@@ -188,7 +198,11 @@ class EcsCloud:
         return tuple(found)
 
     async def vswitches(self, vpc_id: str) -> tuple[VSwitch, ...]:
-        """As CloudApi says. (The SDK's ECS package has a deprecated twin of this Action; the VPC package has nothing else for us.)"""
+        """As CloudApi says.
+
+        Built by hand: the SDK's ECS package has only a deprecated twin of this Action, and of its VPC package nothing
+        else is wanted here.
+        """
         found: list[VSwitch] = []
         page = 1
         while True:
@@ -243,7 +257,7 @@ class EcsCloud:
                 self._limiter.throttled(action)
             if isinstance(error, Throttled | Transient | Credentials | Forbidden):
                 since = self._trouble.since if self._trouble else self._clock.wall()
-                self._trouble = Trouble(error, since)
+                self._trouble = Trouble(type(error).__name__, error.lasting, since)
             _log.warning(
                 "the OpenAPI refused",
                 action=action,
@@ -283,14 +297,20 @@ class EcsCloud:
                 request_id=error.get_request_id(),
             ) from error
         except ClientException as error:
-            raise classify(
-                action, str(error.get_error_code()), _scrubbed(error.get_error_msg()), status=None
-            ) from error
+            code = str(error.get_error_code())
+            message = self._unheard(error.get_error_msg()) if code == NO_ANSWER else _scrubbed(error.get_error_msg())
+            raise classify(action, code, message, status=None) from error
         except ValueError as error:
             raise Transient(action, "NotJson", str(error)) from error
         if not isinstance(answer, dict):
             raise Transient(action, "NotJson", "expected an object")
         return answer
+
+    def _unheard(self, message: object) -> str:
+        """Why there was no answer, from what the SDK makes of its HTTP library's exception."""
+        why = _UNHEARD.search(str(message))
+        where = f"{self._scheme}://{self._host}" if self._host else f"the VPC endpoints of {self._region}"
+        return f"cannot reach {where}: {why[0].lower() if why else 'no answer'}"
 
     def _client_for(self, key: AccessKey) -> Any:
         """The client for ``key``; a new one when the files have changed."""

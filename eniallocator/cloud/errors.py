@@ -2,7 +2,8 @@
 
 CloudError (eniway.errors)
 ├── Throttled       the account's quota of this Action is used up until the next minute
-├── Transient       try again: server trouble or no answer; whether the call took effect is unknown
+├── Transient       try again: server trouble; whether the call took effect is unknown
+│   └── Unreachable no answer, or no way there
 ├── Busy            another task works on the same thing: the same call again in a few seconds
 ├── WrongState      not in the state the call needs: ask for the state, then decide
 ├── NotFound        on the way out: as good as done
@@ -13,8 +14,8 @@ CloudError (eniway.errors)
 ├── Credentials     the key, its token or the signature is not accepted
 └── Refused         for what was asked: trying again does not help
 
-The HTTP status alone says little (403 is quota, conflict, not found and authorisation): the Code decides, then its prefix, then the
-status. Codes: ECS and VPC API reference, pages of the Actions, and "Common error codes".
+The HTTP status alone says little (403 is quota, conflict, not found and authorisation): the Code decides, then its
+prefix, then the status. Codes: ECS and VPC API reference, pages of the Actions, and "Common error codes".
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from eniway.errors import CloudError
 
 
 class ApiError(CloudError):
-    """An answer of the OpenAPI, or none. ``hint`` says what a person can do, ``patience`` how long to wait before trying again."""
+    """An answer of the OpenAPI, or none.
+
+    ``hint`` says what a person can do, ``patience`` how long to wait before trying again.
+    """
 
     hint: ClassVar[str] = ""
     patience: ClassVar[tuple[float, float]] = (5.0, 60.0)
@@ -35,12 +39,11 @@ class ApiError(CloudError):
     def __init__(
         self, action: str, code: str, message: str, *, status: int | None = None, request_id: str | None = None
     ) -> None:
-        told = f"{action}: {code}: {message}".rstrip()
-        if request_id:
-            told += f" (request {request_id})"
-        if self.hint:
-            told += f"; {self.hint}"
-        super().__init__(told)
+        said = f"{action}: {code}: {message}".rstrip()
+        remedy = f"; {self.hint}" if self.hint else ""
+        super().__init__(f"{said} (request {request_id}){remedy}" if request_id else said + remedy)
+        self.lasting = said + remedy
+        """The same text each time the same thing goes wrong: for conditions and events, which are told apart by it."""
         self.action = action
         self.code = code
         self.status = status
@@ -58,6 +61,12 @@ class Transient(ApiError):
     """No answer, or one that says nothing."""
 
     patience = (0.5, 20.0)
+
+
+class Unreachable(Transient):
+    """No answer at all."""
+
+    hint = "check cloud.endpoint and the way from this node to it"
 
 
 class Busy(ApiError):
@@ -102,7 +111,7 @@ class QuotaExhausted(ApiError):
 class Credentials(ApiError):
     """Nobody is let in with these keys."""
 
-    hint = "check access_key_id and access_key_secret in the directory that cloud.credentials names, and the clock of this node"
+    hint = "check access_key_id and access_key_secret in the directory of cloud.credentials, and this node's clock"
     patience = (2.0, 30.0)
 
 
@@ -117,7 +126,7 @@ class Forbidden(Refused):
 
 
 _CODES: Final[Mapping[str, type[ApiError]]] = {
-    "SDK.HttpError": Transient,
+    "SDK.HttpError": Unreachable,
     "InternalError": Transient,
     "UnknownError": Transient,
     "ServiceUnavailable": Transient,
@@ -176,7 +185,10 @@ _SERVER_ERRORS: Final = 500
 
 
 def classify(action: str, code: str, message: str, *, status: int | None, request_id: str | None = None) -> ApiError:
-    """The error of the class that ``code`` belongs to; ``status`` is the HTTP status, None where there was no answer."""
+    """The error of the class that ``code`` belongs to.
+
+    ``status`` is the HTTP status, None where there was no answer.
+    """
     kind = _CODES.get(code) or next((kind for prefix, kind in _PREFIXES if code.startswith(prefix)), None)
     if kind is None:
         if status is None or status >= _SERVER_ERRORS:

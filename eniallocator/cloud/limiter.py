@@ -1,7 +1,8 @@
 """How often the OpenAPI is called: a bucket per Action and minute, as the cloud counts.
 
-Quotas are per account, region and Action and counted by the minute: once over in a minute, everything is refused until the next one
-begins (help page 437902). So a throttled Action rests until then, and a little longer, or all nodes would come back together.
+Quotas are per account, region and Action and counted by the minute: once over in a minute, everything is refused until
+the next one begins (help page 437902). So a throttled Action rests until then, and a little longer, or all nodes would
+come back together.
 """
 
 from __future__ import annotations
@@ -41,21 +42,22 @@ class Limiter:
 
     def throttled(self, action: str) -> None:
         """Let ``action`` rest until the next minute."""
-        now = self._clock.wall()
-        self._buckets[action].resting_until = (now // MINUTE + 1) * MINUTE + self._random.uniform(0.1, SPREAD)
+        rest = self._to_next_minute() + self._random.uniform(0.1, SPREAD)
+        self._buckets[action].resting_until = self._clock.monotonic() + rest
 
     def _delay(self, action: str) -> float:
         """0 with the call counted, or seconds to wait before asking again."""
-        now = self._clock.wall()
         bucket = self._buckets[action]
-        # A wall clock set back must not make an Action rest for longer than a minute and a little.
-        rest = min(bucket.resting_until - now, MINUTE + SPREAD)
-        if rest > 0:
+        # Minutes are the wall clock's, as the cloud counts them; a rest is not, or a clock set back would draw it out.
+        if (rest := bucket.resting_until - self._clock.monotonic()) > 0:
             return rest
-        minute = int(now // MINUTE)
+        minute = int(self._clock.wall() // MINUTE)
         if bucket.minute != minute:
             bucket.minute, bucket.used = minute, 0
         if bucket.used >= self._most:
-            return (minute + 1) * MINUTE - now + self._random.uniform(0.0, SPREAD)
+            return self._to_next_minute() + self._random.uniform(0.0, SPREAD)
         bucket.used += 1
         return 0.0
+
+    def _to_next_minute(self) -> float:
+        return MINUTE - self._clock.wall() % MINUTE

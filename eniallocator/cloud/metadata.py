@@ -1,7 +1,7 @@
 """The instance metadata service: who this node is. It says nothing that proves something gone.
 
-Tokens as "Access instance metadata in security hardening mode": PUT /latest/api/token, then a header on each request; a service
-without tokens is asked without.
+Tokens as "Access instance metadata in security hardening mode": PUT /latest/api/token, then a header on each request; a
+service without tokens is asked without.
 """
 
 from __future__ import annotations

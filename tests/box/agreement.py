@@ -218,12 +218,13 @@ def read(box: Box) -> list[str]:
     """Ask all of them and compare."""
     status = box.status()
     pods = Kube(Path(status.kubeconfig)).get("/api/v1/pods")["items"]
-    return disagreements([read_node(node, pods) for node in status.nodes], enis(status.openapi))
+    ledgers = {node.name: box.state / "nodes" / node.name / "eniway" / "ledger.db" for node in status.nodes}
+    return disagreements([read_node(node, ledgers[node.name], pods) for node in status.nodes], enis(status.openapi))
 
 
-def read_node(instance: Instance, pods: Collection[Mapping[str, Any]]) -> Node:
+def read_node(instance: Instance, ledger: Path, pods: Collection[Mapping[str, Any]]) -> Node:
     """Everything that is said on one node."""
-    leases, cards = read_ledger(Path(f"/proc/{instance.pid}/root{names.LEDGER_FILE}"))
+    leases, cards = read_ledger(ledger)
     return Node(
         name=instance.name,
         instance_id=instance.instance_id,

@@ -19,7 +19,7 @@ from eniallocator.cloud.ecs import EcsCloud
 from eniallocator.cloud.limiter import Limiter
 from eniallocator.cloud.metadata import Metadata
 from eniway.config import CloudConfig, NodeConfig, PoolConfig
-from eniway.errors import DeadlineExceeded
+from eniway.errors import DeadlineExceeded, KernelError
 from eniway.model import Card as PodCard
 from eniway.model import ContainerId, Kind, Lease, LeaseKey, Mac, PodRef, PodUid, Slot
 from vpcbox.faults import Faults
@@ -32,7 +32,7 @@ from vpcbox.world.model import Eni, EniStatus, EniType
 from vpcbox.world.wire import Card
 from vpcbox.world.world import World
 
-SPEED = 20.0
+SPEED = 40.0
 KEY, SECRET = "LTAIallocator", "secret-of-the-allocator"
 
 
@@ -53,7 +53,7 @@ class FastClock:
 
 
 class NodeWithoutKernel:
-    """The box's wire on one side and the allocator's kernel on the other: links are remembered, nothing is configured."""
+    """The box's wire on one side and the allocator's kernel on the other: links are remembered only."""
 
     def __init__(self) -> None:
         self.links: dict[Mac, str] = {}
@@ -86,7 +86,8 @@ class NodeWithoutKernel:
         return 1
 
     async def prepare_card(self, card: PodCard) -> None:
-        assert card.mac in self.links
+        if card.mac not in self.links:
+            raise KernelError(f"no link {card.mac}")
         self.prepared.add(card.eni_id)
 
     async def retire_card(self, card: PodCard) -> None:
@@ -129,7 +130,7 @@ class Rig:
                 credentials=str(self.directory),
                 calls_per_minute=500,
             ),
-            pool=PoolConfig(**pool),  # type: ignore[arg-type] -- counts and one float
+            pool=PoolConfig(**pool),  # type: ignore[arg-type]  # counts and one float
         )
 
     @contextlib.asynccontextmanager
@@ -198,12 +199,12 @@ class Rig:
             while not holds():  # noqa: ASYNC110 -- see above
                 await asyncio.sleep(0.005)
 
-    async def quiet(self, books: Books) -> None:
+    async def quiet(self) -> None:
         """Wait until the cloud has not been called for a while of box time."""
         seen = -1
         while seen != len(self.calls):
             seen = len(self.calls)
-            await self.clock.sleep(12.0)
+            await self.clock.sleep(16.0)
 
 
 @contextlib.asynccontextmanager
@@ -253,6 +254,7 @@ async def rig(
                 endpoint,
                 metadata_url,
                 directory,
+                become,
                 calls,
             )
         running.cancel()
@@ -263,10 +265,8 @@ async def _served(app: web.Application) -> AsyncIterator[str]:
     runner = web.AppRunner(app)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        assert site._server is not None
-        port = site._server.sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0]
+        yield f"http://{host}:{port}"
     finally:
         await runner.cleanup()

@@ -137,3 +137,30 @@ def test_two_clusters_side_by_side_and_one_of_them_grows(make_box: Callable[[str
     assert AGNHOST in first.run("sh", "node-2", "--", "ctr", "-n", "k8s.io", "images", "ls", "-q").split()
     first.run("down")
     assert second.nodes() == ["node-1"]
+
+
+@pytest.mark.usefixtures("make_box")
+def test_an_interrupted_up_leaves_nothing(tmp_path: Path) -> None:
+    """Ctrl-C while the box is being made ends it and removes its directory."""
+    argv = [sys.executable, "-m", "vpcbox", "up", "--state", str(tmp_path / "box"), "--nodes", "1", "--install", "none"]
+    with subprocess.Popen(argv, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True, start_new_session=True) as making:
+        assert making.stderr is not None
+        for line in making.stderr:
+            if "control plane" in line:
+                os.kill(making.pid, signal.SIGINT)
+                break
+        rest = making.stderr.read()
+    assert making.returncode != 0, rest
+    assert not (tmp_path / "box").exists()
+    assert str(tmp_path) not in "".join(_command_lines())
+
+
+def _command_lines() -> list[str]:
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            try:
+                found.append((process / "cmdline").read_text())
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return found

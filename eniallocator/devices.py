@@ -1,0 +1,41 @@
+"""The exclusive slots as kubelet gets to know them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from eniallocator.lifecycle import COMING, State
+from eniallocator.plan import Limits
+from eniallocator.records import EniRecord, Use
+from eniway.model import Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """An exclusive slot."""
+
+    slot: Slot
+    healthy: bool
+    """In use, or can be filled."""
+    warm: bool
+    """Holds a card that nobody uses."""
+
+
+def devices(enis: Collection[EniRecord], held: Collection[Slot | None], limits: Limits) -> tuple[Device, ...]:
+    """One for each exclusive slot, and for each slot that an exclusive pod holds (``held``) whatever it is for now."""
+    by_slot = {eni.slot: eni for eni in enis if eni.slot is not None}
+    places = limits.enis - 1 - limits.foreign - sum(slot > 0 for slot in by_slot)
+    can_fill = limits.vswitch is not None and places > 0
+    slots = limits.exclusive_slots | {slot for slot in held if slot is not None}
+    return tuple(_device(slot, by_slot.get(slot), can_fill=can_fill, held=slot in held) for slot in sorted(slots))
+
+
+def _device(slot: Slot, eni: EniRecord | None, *, can_fill: bool, held: bool) -> Device:
+    if eni is None:
+        return Device(slot, healthy=can_fill, warm=False)
+    if eni.use is not Use.EXCLUSIVE:
+        # Shared pods are on it since before the configuration gave the slot away.
+        return Device(slot, healthy=False, warm=False)
+    ready = eni.state is State.READY
+    return Device(slot, healthy=ready or held or eni.state in COMING, warm=ready and not held)

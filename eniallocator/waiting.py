@@ -1,0 +1,85 @@
+"""ADDs in line, and what one hears that waited in vain."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from eniallocator.inventory import Inventory
+from eniallocator.lifecycle import State
+from eniallocator.records import LeaseRecord
+from eniway.errors import CapacityError, DeadlineExceeded, SlotsExhausted, VSwitchExhausted
+from eniway.model import Capacity, Kind, LeaseKey, PodRef, Slot
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """An ADD in line."""
+
+    key: LeaseKey
+    pod: PodRef
+    kind: Kind
+    slot: Slot | None
+    netns: str
+    granted: asyncio.Future[tuple[LeaseRecord, asyncio.Future[None]]]
+    """The lease, and when it is durable."""
+
+    @property
+    def what(self) -> str:
+        """What it waits for."""
+        return "an address" if self.slot is None else f"an ENI in slot {self.slot}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """How things stand when a deadline passes."""
+
+    limits_known: bool
+    blocked: str
+    """Why no card can be made, besides the vSwitches; empty: nothing of the kind."""
+    vswitches: str
+    """Where there is no free address, when there is none anywhere; empty: there are."""
+    addresses: Capacity
+    shared_slots: int
+    instance_type: str
+    trouble: str
+    """What the OpenAPI answers; empty: nothing bad."""
+
+    @property
+    def shortage(self) -> str:
+        """Why no more addresses can be had."""
+        if self.vswitches:
+            return f"no free address in {self.vswitches}"
+        return self.blocked or f"the {self.shared_slots} shared ENIs of this {self.instance_type} are full"
+
+
+def overdue(
+    ticket: Ticket, inventory: Inventory, outlook: Outlook, *, waited: float
+) -> DeadlineExceeded | CapacityError:
+    """The error for ``ticket``: a CapacityError where waiting longer is of no use before something is freed."""
+    after = f"waited {waited:.0f} s for {ticket.what}"
+    why = f"; the OpenAPI: {outlook.trouble}" if outlook.trouble else ""
+    if not outlook.limits_known:
+        return DeadlineExceeded(f"{after}: the limits of {outlook.instance_type} are not known yet{why}")
+    if ticket.slot is not None and (on_card := _on_card(ticket.slot, inventory)):
+        return DeadlineExceeded(f"{after}: {on_card}{why}")
+    if outlook.vswitches:
+        return VSwitchExhausted(f"{after}: {outlook.shortage}")
+    if outlook.blocked:
+        return DeadlineExceeded(f"{after}: {outlook.blocked}")
+    if ticket.kind is Kind.SHARED and not outlook.addresses.growable and not outlook.addresses.cooling:
+        return SlotsExhausted(f"{after}: {outlook.shortage}")
+    return DeadlineExceeded(f"{after}{why}")
+
+
+def _on_card(slot: Slot, inventory: Inventory) -> str:
+    """What is the matter with the card in a slot; empty where there is none."""
+    eni = inventory.in_slot(slot)
+    if eni is None:
+        return ""
+    if eni.state is not State.READY:
+        return f"{eni.eni_id or 'it'} is {eni.state}"
+    held = inventory.holder_of_card(eni.token)
+    if held is not None:
+        return f"{held.pod} ({held.pod.uid}) still holds {eni.eni_id}"
+    return f"{eni.eni_id} is there, but the primary ENI has no free address for the pod's way to Services"

@@ -1,0 +1,166 @@
+"""The ledger and the inventory under any sequence of leases, releases, failures of the disk and restarts."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from eniallocator.inventory import Inventory
+from eniallocator.ledger import Contents, Ledger
+from eniallocator.records import Drop, EniRecord, LeaseRecord, Put, Use
+from eniallocator.store import Store
+from eniway.errors import NotReady
+from eniway.model import Kind, LeaseKey
+from tests.unit.eniallocator.made import eni, key, lease, primary_of, secondary
+
+COOLDOWN = 30.0
+PRIMARY, SHARED, EXCLUSIVE = eni(0), [eni(1), eni(2)], [eni(3, Use.EXCLUSIVE), eni(4, Use.EXCLUSIVE)]
+NAMES = st.sampled_from([f"pod-{number}" for number in range(12)])
+
+
+class Books(RuleBasedStateMachine):
+    """What the doors do, over a real ledger; the model is who was told to hold what, and what was released when."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp())
+        self.loop = asyncio.new_event_loop()
+        self.now = 1000.0
+        self.full = False
+        self.told: dict[LeaseKey, LeaseRecord] = {}
+        self.released: dict[IPv4Address, float] = {}
+        self.undone: set[LeaseKey] = set()
+        """Released while the disk was full: gone for this process, and back after a restart until it is swept."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.open()
+        cards = [PRIMARY, *SHARED, *EXCLUSIVE]
+        addresses = [secondary(card, number) for card in (PRIMARY, *SHARED) for number in range(1, 5)]
+        firsts = [primary_of(card) for card in cards]
+        self.run(lambda: self.store.settle(*map(Put, cards), *map(Put, firsts), *map(Put, addresses)))
+        self.inventory.kernel_knows |= {card.token for card in SHARED}
+
+    def open(self) -> None:
+        self.ledger = Ledger.open(self.directory / "ledger.db")
+        contents: Contents = self.ledger.contents()
+        self.inventory = Inventory(contents, cooldown=COOLDOWN, wall=self.now, now=self.now)
+        self.inventory.kernel_knows |= {card.token for card in SHARED}
+        self.store = Store(self.inventory, self.ledger, changed=lambda: None)
+
+    def run(self, work: Callable[[], Awaitable[None]]) -> None:
+        async def wait() -> None:
+            await work()
+
+        self.loop.run_until_complete(wait())
+
+    def teardown(self) -> None:
+        self.ledger.close()
+        self.loop.close()
+        shutil.rmtree(self.directory)
+
+    def grant(self, record: LeaseRecord) -> None:
+        try:
+            self.run(lambda: self.store.intend(Put(record)))
+        except NotReady:
+            assert self.full
+            return
+        assert not self.full
+        self.told[record.key] = record
+
+    @rule(name=NAMES)
+    def add_shared(self, name: str) -> None:
+        picked = self.inventory.pick_shared(self.now)
+        if key(name) in self.inventory.leases or picked is None:
+            return
+        card, address = picked
+        assert self.now - self.released.get(address, float("-inf")) >= COOLDOWN
+        self.grant(lease(name, card, self.inventory.addresses[address]))
+
+    @rule(name=NAMES, record=st.sampled_from(EXCLUSIVE))
+    def add_exclusive(self, name: str, record: EniRecord) -> None:
+        service = self.inventory.pick_service(self.now)
+        if key(name) in self.inventory.leases or service is None or self.inventory.holder_of_card(record.token):
+            return
+        assert self.now - self.released.get(service, float("-inf")) >= COOLDOWN
+        self.grant(lease(name, record, primary_of(record), service=self.inventory.addresses[service]))
+
+    @rule(name=NAMES)
+    def release(self, name: str) -> None:
+        held = self.inventory.leases.get(key(name))
+        if held is None:
+            return
+        cooling = [address for address in held.addresses if held.kind is Kind.SHARED or address != held.address]
+        self.inventory.cool(cooling, self.now)
+        known = [self.inventory.addresses[address] for address in cooling]
+        rested = [replace(record, released=self.now) for record in known]
+        self.run(lambda: self.store.settle(Drop(held), *map(Put, rested)))
+        self.released.update(dict.fromkeys(cooling, self.now))
+        del self.told[held.key]
+        if self.full:
+            self.undone.add(held.key)
+
+    @rule(seconds=st.floats(0.0, 40.0))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @precondition(lambda self: not self.full)
+    @rule()
+    def disk_fills_up(self) -> None:
+        self.ledger._database.execute("PRAGMA query_only = ON")
+        self.full = True
+
+    @precondition(lambda self: self.full)
+    @rule()
+    def disk_is_cleared(self) -> None:
+        self.ledger._database.execute("PRAGMA query_only = OFF")
+        self.full = False
+        self.run(self.store.pay)
+        self.undone.clear()
+        assert not self.store.owes
+
+    @rule()
+    def restart(self) -> None:
+        """A kill and a start: what was told is known; what could not be written is swept again."""
+        self.ledger.close()
+        self.open()
+        self.full = False
+        for stale in [held for known, held in self.inventory.leases.items() if known in self.undone]:
+            assert stale.key not in self.told
+            self.run(partial(self.store.settle, Drop(stale)))
+            self.inventory.cool(stale.addresses, self.now)
+            self.released.update(dict.fromkeys(stale.addresses, self.now))
+        # An address whose release could not be written rests in the memory of this process only.
+        self.undone.clear()
+
+    @invariant()
+    def memory_is_what_was_told(self) -> None:
+        if hasattr(self, "inventory"):
+            assert self.inventory.leases == self.told
+
+    @invariant()
+    def nothing_is_leased_twice(self) -> None:
+        held = [address for record in self.told.values() for address in record.addresses]
+        assert len(set(held)) == len(held)
+        cards = [record.token for record in self.told.values() if record.kind is Kind.EXCLUSIVE]
+        assert len(set(cards)) == len(cards)
+
+    @invariant()
+    def the_disk_has_what_was_told(self) -> None:
+        if hasattr(self, "ledger"):
+            on_disk = {record.key: record for record in self.ledger.contents().leases}
+            assert {known: record for known, record in on_disk.items() if known not in self.undone} == {
+                known: record for known, record in self.told.items() if known not in self.undone
+            }
+
+
+Books.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestBooks = Books.TestCase

@@ -1,0 +1,124 @@
+"""What the cluster gets to know."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from eniallocator import publish
+from eniallocator.conditions import Conditions
+from eniallocator.devices import Device, devices
+from eniallocator.lifecycle import State
+from eniallocator.plan import CardView
+from eniallocator.records import Use
+from eniway.model import Capacity, Slot, VSwitchId
+from tests.unit.eniallocator.made import eni
+from tests.unit.eniallocator.test_plan import LIMITS, VSWITCH, card, free
+from tests.unit.eniallocator.test_reclaim import IDENTITY
+
+
+def addresses(*cards: CardView, stock: int = 1000, **limits: object) -> Capacity:
+    return publish.address_capacity(cards, replace(LIMITS, **limits), stock=stock)  # type: ignore[arg-type]  # its fields
+
+
+def test_an_empty_node_can_grow_to_all_its_shared_slots() -> None:
+    """Two shared slots of fourteen addresses."""
+    assert addresses() == Capacity(in_service=0, growable=28, cooling=0, orphaned=0, used=0)
+
+
+def test_free_is_what_the_words_say() -> None:
+    """In service and growable, less what is used, cools or is orphaned."""
+    capacity = addresses(card(1, used=4, free=free(3), cooling=2, stuck=1))
+    assert capacity == Capacity(in_service=10, growable=18, cooling=2, orphaned=1, used=4)
+    assert publish.free(capacity) == 21
+
+
+def test_growth_ends_with_the_stock() -> None:
+    """Of the vSwitches, and of the places of the instance."""
+    assert addresses(card(1, used=4), stock=3).growable == 3
+    assert addresses(card(1, used=4), vswitch=None).growable == 10
+    assert addresses(card(1, used=4), vswitch=None, empty_vswitches={VSWITCH}).growable == 0
+    assert addresses(card(1, used=4), foreign=2).growable == 10
+
+
+def test_a_card_on_its_way_is_growth() -> None:
+    """With the addresses it brings and the room it has, counted once."""
+    capacity = addresses(card(1, state=State.CREATING, arriving=5), card(2, used=14))
+    assert capacity == Capacity(in_service=14, growable=14, cooling=0, orphaned=0, used=14)
+
+
+def test_pods_on_a_lost_card_are_used_and_serve_nobody_else() -> None:
+    """They count on both sides."""
+    capacity = addresses(card(1, state=State.LOST, used=3, free=free(4)), vswitch=None)
+    assert capacity == Capacity(in_service=3, growable=0, cooling=0, orphaned=0, used=3)
+
+
+def test_slots_in_the_four_words() -> None:
+    """A slot with a ready card is in service, one that can be filled is growth."""
+    limits = replace(LIMITS, shared_slots=frozenset({Slot(1)}), exclusive_slots=frozenset({Slot(2), Slot(3)}))
+    cards = [card(1), card(3, Use.EXCLUSIVE, used=1)]
+    assert publish.slot_capacity(cards, limits) == Capacity(in_service=1, growable=1, cooling=0, orphaned=0, used=1)
+    assert publish.slot_capacity(cards, replace(limits, vswitch=None)).growable == 0
+
+
+def test_a_slot_is_healthy_when_it_is_used_or_can_be_filled() -> None:
+    """And a slot in use never disappears, whatever the configuration has become."""
+    limits = replace(LIMITS, exclusive_slots=frozenset({Slot(2), Slot(3)}))
+    used, warm, shared = eni(1, Use.EXCLUSIVE), eni(3, Use.EXCLUSIVE), eni(2)
+    assert devices([eni(0), used, warm, shared], {Slot(1)}, limits) == (
+        Device(Slot(1), healthy=True, warm=False),
+        Device(Slot(2), healthy=False, warm=False),
+        Device(Slot(3), healthy=True, warm=True),
+    )
+    cold = devices([eni(0)], set(), limits)
+    assert cold == (Device(Slot(2), healthy=True, warm=False), Device(Slot(3), healthy=True, warm=False))
+    assert not any(device.healthy for device in devices([eni(0)], set(), replace(limits, vswitch=None)))
+    assert not any(device.healthy for device in devices([eni(0)], set(), replace(limits, foreign=3)))
+
+
+def test_a_condition_says_since_when_it_is_as_it_is() -> None:
+    """The reason may change within; the time does not."""
+    conditions = Conditions()
+    for wall, addresses_left in ((1.0, 5), (2.0, 3), (3.0, 0), (4.0, 0)):
+        judged = conditions.judge(started=True, addresses=addresses_left, shortage="full", trouble=None, wall=wall)
+    assert {condition.type: (condition.status, condition.since) for condition in judged} == {
+        "Ready": (True, 1.0),
+        "SufficientIP": (False, 3.0),
+        "CloudReachable": (True, 1.0),
+    }
+
+
+def test_the_status_is_what_the_crd_takes() -> None:
+    """Every key of ours stands in the schema, and every key it requires is there."""
+    crd = yaml.safe_load((Path(__file__).parents[3] / "manifests/base/nodenetwork.yaml").read_text())
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
+    enis = [eni(0), eni(1), replace(eni(2), state=State.CREATING, eni_id=None, mac=None, address=None)]
+    capacity = addresses(card(1))
+    status = publish.node_network(
+        identity=IDENTITY,
+        vswitches=[VSwitchId("vsw-1")],
+        enis=enis,
+        cards={record.token: card(record.slot or 0) for record in enis},
+        capacity={"slots": capacity, "addresses": capacity},
+        conditions=Conditions().judge(started=False, addresses=0, shortage="", trouble=None, wall=1e9),
+    )
+    _fits(status, schema, "status")
+    assert [entry["slot"] for entry in status["cards"]] == [0, 1, 2]
+
+
+def _fits(value: object, schema: dict[str, object], path: str) -> None:
+    """As far as objects, lists, enums and integers go: what the API server would prune or refuse."""
+    kinds = {"object": dict, "array": list, "string": str, "integer": int}
+    assert isinstance(value, kinds[str(schema["type"])]), path
+    if isinstance(value, dict):
+        properties = schema["properties"]
+        assert isinstance(properties, dict)
+        assert set(value) <= set(properties), path
+        assert set(schema.get("required", ())) <= set(value), path  # type: ignore[call-overload]  # a list
+        for key, inner in value.items():
+            _fits(inner, properties[key], f"{path}.{key}")
+    if isinstance(value, list):
+        for inner in value:
+            _fits(inner, schema["items"], f"{path}[]")  # type: ignore[arg-type]  # a schema
+    if "enum" in schema:
+        assert value in schema["enum"], path  # type: ignore[operator]  # a list
