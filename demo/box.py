@@ -83,6 +83,11 @@ class Box:
         """A vpcbox command with its output on ours; CalledProcessError where it fails."""
         subprocess.run(self.argv(*words), check=True)
 
+    def stands(self) -> bool:
+        """Whether a box runs in this directory."""
+        argv = self.argv("status", "--json")
+        return subprocess.run(argv, check=False, capture_output=True).returncode == 0
+
     def status(self) -> Status:
         """What stands; CalledProcessError where nothing does."""
         said = subprocess.run(self.argv("status", "--json"), check=True, stdout=subprocess.PIPE).stdout

@@ -88,6 +88,11 @@ class Kube:
         applied: Object = json.loads(self.raw("PATCH", path, body=body, kind="application/apply-patch+yaml"))
         return applied
 
+    def create(self, path: str, manifest: Object) -> Object:
+        """Create an object in the collection at ``path``."""
+        created: Object = json.loads(self.raw("POST", path, body=json.dumps(manifest).encode()))
+        return created
+
     def delete(self, path: str, *, grace: int | None = None) -> None:
         """Delete an object; one that is not there is no error. ``grace`` 0 is a force delete."""
         options = {"propagationPolicy": "Background"} | ({} if grace is None else {"gracePeriodSeconds": grace})

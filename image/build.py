@@ -18,6 +18,7 @@ from typing import Final
 
 from cni.shim.build import build as build_relay
 from image import debian, layers, oci, python
+from image.lock import NOT_ON_NODES, needed, part, requirements_of
 
 TREE: Final = Path(__file__).resolve().parent.parent
 REPOSITORY: Final = "eniway.io/eniway"
@@ -59,7 +60,8 @@ def build(tree: Path, target: Path, *, cache: Path, mtime: int, say: Callable[[s
     """Write the image of ``tree`` to ``target``, and say what came out where something did."""
     started = time.monotonic()
     kind = [platform.machine().encode(), str(mtime).encode(), Path(layers.__file__).read_bytes()]
-    lock = tree / "requirements.lock"
+    names = needed("eniway", without=NOT_ON_NODES, requires=requirements_of)
+    lock = part((tree / "requirements.lock").read_text(encoding="utf-8"), names)
 
     def told(what: str, write: Callable[[Path], None]) -> Callable[[Path], None]:
         def run(path: Path) -> None:
@@ -78,10 +80,10 @@ def build(tree: Path, target: Path, *, cache: Path, mtime: int, say: Callable[[s
     environment = layers.cached(
         cache,
         "environment",
-        layers.key_of([*kind, Path(python.__file__).read_bytes(), lock.read_bytes()]),
-        comment="requirements.lock",
+        layers.key_of([*kind, Path(python.__file__).read_bytes(), lock.encode()]),
+        comment="the part of requirements.lock that nodes need",
         write=told(
-            "the locked environment (about a minute)",
+            "the locked environment (half a minute)",
             lambda path: python.write_environment(path, lock=lock, mtime=mtime),
         ),
     )

@@ -26,10 +26,11 @@ TRIM: Final = Path(__file__).with_name("trim.sh")
 
 def inputs() -> list[bytes]:
     """What the layer depends on, for its key; a newer version of a package is not among it."""
-    return ["\0".join(command(Path("-"), sources=None, settings={})).encode(), TRIM.read_bytes()]
+    plain = command(Path("-"), trim=Path(TRIM.name), sources=None, settings={})
+    return ["\0".join(plain).encode(), TRIM.read_bytes()]
 
 
-def command(target: Path, *, sources: Path | None, settings: dict[str, str]) -> list[str]:
+def command(target: Path, *, trim: Path, sources: Path | None, settings: dict[str, str]) -> list[str]:
     """How mmdebstrap is called; ``sources`` and ``settings`` are the machine's own apt sources and Acquire settings."""
     return [
         "mmdebstrap",
@@ -40,7 +41,7 @@ def command(target: Path, *, sources: Path | None, settings: dict[str, str]) -> 
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in LEFT_OUT),
         "--dpkgopt=path-include=/usr/share/doc/*/copyright",
         *(f'--aptopt={key} "{value}"' for key, value in sorted(settings.items())),
-        f"--customize-hook={TRIM}",
+        f"--customize-hook={trim}",
         "--skip=output/dev",  # the container runtime makes its own
         "--format=tar",
         SUITE,
@@ -53,7 +54,7 @@ def write(target: Path, *, mtime: int) -> None:
     """Make the layer."""
     settings = subprocess.run(["apt-config", "dump"], check=True, capture_output=True, text=True).stdout
     made = subprocess.run(
-        command(target, sources=machine_sources(), settings=acquire_settings(settings)),
+        command(target, trim=TRIM, sources=machine_sources(), settings=acquire_settings(settings)),
         check=False,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -31,19 +31,29 @@ sys.exit(main())
 """
 
 
-def write_environment(target: Path, *, lock: Path, mtime: int) -> None:
-    """The layer of the packages in ``lock``, each checked against its hashes.
+def write_environment(target: Path, *, lock: str, mtime: int) -> None:
+    """The layer of the packages in ``lock``, the text of a requirements file, each checked against its hashes.
 
     They are chosen for this interpreter and this machine's libc, which have to suit the image: CPython 3.11, Debian 12.
     """
     if sys.implementation.name != "cpython" or sys.version_info[:2] != (3, 11):
         raise SystemExit(f"the image's Python is CPython 3.11: run image.build with it, not with {sys.version}")
     with tempfile.TemporaryDirectory(prefix="eniway-image-") as scratch:
-        packages = Path(scratch) / PACKAGES
+        root, requirements = Path(scratch) / "root", Path(scratch) / "requirements.lock"
+        packages = root / PACKAGES
+        requirements.write_text(lock, encoding="utf-8")
         subprocess.run(
             [
-                *(sys.executable, "-m", "pip", "install", f"--requirement={lock}", f"--target={packages}"),
-                *("--require-hashes", "--no-deps", "--no-build-isolation", "--no-compile", "--no-input", "--quiet"),
+                *(sys.executable, "-m", "pip", "install", f"--requirement={requirements}", f"--target={packages}"),
+                *(
+                    "--require-hashes",
+                    "--no-deps",
+                    "--no-build-isolation",
+                    "--use-pep517",
+                    "--no-compile",
+                    "--no-input",
+                    "--quiet",
+                ),
                 *("--disable-pip-version-check", "--root-user-action=ignore"),
             ],
             check=True,
@@ -54,7 +64,7 @@ def write_environment(target: Path, *, lock: Path, mtime: int) -> None:
             for path in packages.glob(f"*.dist-info/{volatile}"):
                 path.unlink()
         _compile(packages, as_seen=f"/{PACKAGES}")
-        pack(Path(scratch), target, mtime=mtime)
+        pack(root, target, mtime=mtime)
 
 
 def write_eniway(target: Path, *, tree: Path, relay: Path, mtime: int) -> None:

@@ -57,6 +57,7 @@ static void ask(struct sockaddr_in *to, int stream, int count) {
     int one = 1, fd = socket(AF_INET, stream ? SOCK_STREAM : SOCK_DGRAM, 0);
     struct timeval patience = {.tv_sec = 5};
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience); /* of connect, too */
     must(!connect(fd, (void *)to, sizeof *to), "connect");
     if (stream) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     long *took = malloc(count * sizeof *took);

@@ -2,7 +2,7 @@
 
 Per node: the vxlan device (id 1, UDP port 8472, no learning) with the /32 of its subnet's zero address, a route to the
 other subnet over the other device's address (onlink), permanent neighbour and forwarding entries for it; a bridge with
-the subnet's first address, a veth per pod, MTU 50 less than the card's; flannel's masquerade rules.
+the subnet's first address, a veth per pod, MTU 50 less than the card's; forwarding on; flannel's masquerade rules.
 Source: flannel, Documentation/backends.md and pkg/backend/vxlan.
 """
 
@@ -73,6 +73,7 @@ def _make(half: Half) -> str:
         ["link", "set", BRIDGE, "up"],
     ):
         _in(node, ["ip", *argv])
+    _in(node, ["sysctl", "-q", "net.ipv4.ip_forward=1"])
     # made from the machine, which sees both ends: a veth with one end in the node, the other in the pod
     _run(["ip", "-n", name, "link", "add", "eth0", "mtu", mtu, "type", "veth", "peer", PORT, "netns", str(node.pid)])
     _in(node, ["ip", "link", "set", PORT, "mtu", mtu, "master", BRIDGE, "up"])

@@ -40,7 +40,10 @@ def throughput(client: Place, server: Place, *, seconds: float) -> float:
         said = subprocess.run(
             _at(
                 client,
-                ["iperf3", "-c", str(server.address), "-p", str(IPERF_PORT), "-t", str(seconds), "-O", "0.5", "-J"],
+                [
+                    *("iperf3", "-c", str(server.address), "-p", str(IPERF_PORT), "--connect-timeout", "5000"),
+                    *("-t", str(seconds), "-O", "0.5", "-J"),
+                ],
                 cpu=0,
             ),
             stdout=subprocess.PIPE,

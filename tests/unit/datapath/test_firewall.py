@@ -1,0 +1,43 @@
+"""What is written to iptables: own chains anew, one jump each into the kernel's."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+from datapath.firewall import JUMPS, chains, render
+from eniway import names
+
+NODE = IPv4Address("10.0.0.4")
+
+
+def test_on_a_fresh_node_chains_and_jumps_are_made() -> None:
+    """Each chain is declared, filled and jumped to once."""
+    text = render(NODE, "")
+    for jump in JUMPS:
+        assert text.count(f":{jump.target} - [0:0]\n") == 1
+        assert text.count(f"-I {jump.chain} {jump.match} -j {jump.target}\n") == 1
+    assert text.count("COMMIT\n") == 2
+
+
+def test_jumps_that_stand_are_not_repeated() -> None:
+    """iptables-save may show the match in words of its own; the chains are written all the same."""
+    present = "\n".join(f"-A {jump.chain} -m comment --comment x {jump.match} -j {jump.target}" for jump in JUMPS)
+    text = render(NODE, present)
+    assert "-I " not in text
+    assert all(f":{jump.target} - [0:0]\n" in text for jump in JUMPS)
+
+
+def test_only_own_chains_are_filled() -> None:
+    """Of anybody else's nothing is flushed, deleted or appended to."""
+    for line in render(NODE, "").splitlines():
+        if line.startswith((":", "-A ")):
+            assert line.lstrip(":-A ").startswith(names.CHAIN_PREFIX)
+        else:
+            assert line.startswith(("-I ", "*", "COMMIT"))
+
+
+def test_nothing_is_translated_to_anything_but_the_node() -> None:
+    """SNAT, not MASQUERADE: that would take the address of whatever link the packet leaves by."""
+    rules = [rule for filled in chains(NODE)["nat"].values() for rule in filled]
+    assert rules
+    assert all(f"-j SNAT --to-source {NODE}" in rule for rule in rules)
