@@ -24,12 +24,12 @@ from eniallocator.lifecycle import State
 from eniallocator.opening import Opening
 from eniallocator.plan import CardView, Demand
 from eniallocator.pool import Pool
-from eniallocator.records import AddressRecord, Drop, LeaseRecord, Put, Use
+from eniallocator.records import AddressRecord, Drop, EniRecord, LeaseRecord, Put, Use
 from eniallocator.store import Store
 from eniallocator.waiting import Outlook, Ticket, overdue
 from eniway import log, metrics
 from eniway.config import NodeConfig
-from eniway.errors import ConflictError, DeadlineExceeded, InvalidRequest, NotReady
+from eniway.errors import ConflictError, DeadlineExceeded, InvalidRequest, InvariantBroken, NotReady
 from eniway.model import Capacity, Card, Kind, Lease, LeaseKey, PodRef, Slot, VSwitchId
 
 _log = log.get(__name__)
@@ -159,31 +159,53 @@ class Books:
     async def release(self, key: LeaseKey) -> None:
         """End a lease.
 
-        Its addresses cool down, an exclusive card is free again at once. None of that key is no error.
+        Its addresses cool down, an exclusive card is free again at once. One that the cloud took away under the pod is
+        forgotten: the VPC no longer delivers it here. None of that key is no error.
         """
         for ticket in self._queue:
             if ticket.key == key and not ticket.granted.done():
                 ticket.granted.set_exception(NotReady(f"{key.alias} was released while its ADD was waiting"))
         if (held := self._inventory.leases.get(key)) is None:
             return
-        cooling = [address for address in held.addresses if held.kind is not Kind.EXCLUSIVE or address != held.address]
-        self._inventory.cool(cooling, self._clock.monotonic())
+        ending = [address for address in held.addresses if held.kind is not Kind.EXCLUSIVE or address != held.address]
+        known = [self._inventory.addresses[address] for address in ending]
+        gone = [record for record in known if record.orphan]
+        cooling = [record for record in known if not record.orphan]
+        self._inventory.cool([record.address for record in cooling], self._clock.monotonic())
         wall = self._clock.wall()
-        known = [self._inventory.addresses[address] for address in cooling]
-        await self._store.settle(Drop(held), *(Put(replace(record, released=wall)) for record in known))
+        await self._store.settle(
+            Drop(held), *map(Drop, gone), *(Put(replace(record, released=wall)) for record in cooling)
+        )
 
     def lease(self, key: LeaseKey) -> Lease | None:
-        """The lease of that key."""
+        """The lease of that key; None too as long as its card is not known in full."""
         held = self._inventory.leases.get(key)
-        return None if held is None else self._inventory.lease_of(held)
+        return None if held is None else self._told(held)
 
     def leases(self) -> Sequence[Lease]:
-        """All leases."""
-        return [self._inventory.lease_of(held) for held in self._inventory.leases.values()]
+        """All leases, but of cards that are not known in full."""
+        told = map(self._told, self._inventory.leases.values())
+        return [lease for lease in told if lease is not None]
 
     def cards(self) -> Sequence[Card]:
         """The primary card and those in service."""
         return [eni.card for eni in self._inventory.enis.values() if eni.state is State.READY]
+
+    def shared_cards(self) -> Sequence[Card]:
+        """Those in service for shared pods."""
+        return [eni.card for eni in self._in_service(Use.SHARED)]
+
+    def idle_exclusive_cards(self) -> Sequence[Card]:
+        """Those in service that wait for a pod."""
+        idle = [eni for eni in self._in_service(Use.EXCLUSIVE) if self._inventory.holder_of_card(eni.token) is None]
+        return [eni.card for eni in idle]
+
+    def card_missing(self, card: Card) -> None:
+        """A shared card is not on this node.
+
+        Nothing is handed out of it until it can be prepared again, and the cloud is asked about it soon.
+        """
+        self._pool.card_missing(card)
 
     @property
     def primary(self) -> Card:
@@ -238,6 +260,7 @@ class Books:
         """The status of this node's NodeNetwork."""
         views = self._views()
         capacity = self._capacity(views)
+        outlook = self._outlook()
         return publish.node_network(
             identity=self._identity,
             vswitches=[VSwitchId(vswitch.vswitch_id) for vswitch in self._vswitches.usable()],
@@ -247,7 +270,8 @@ class Books:
             conditions=self._conditions.judge(
                 started=self._pool.started,
                 addresses=publish.free(capacity["addresses"]),
-                shortage=self._outlook().shortage,
+                shortage=outlook.shortage,
+                obstacle=outlook.obstacle,
                 trouble=self._cloud.trouble,
                 wall=self._clock.wall(),
             ),
@@ -273,9 +297,22 @@ class Books:
                 f"{held.key.alias} is a lease of {held.pod} ({held.pod.uid}, {held.kind}),"
                 f" not of {pod} ({pod.uid}, {kind})"
             )
-        lease = self._inventory.lease_of(held)
+        lease = self._told(held)
+        if lease is None:
+            raise NotReady(f"the card of {held.key.alias} is not known in full yet")
         await self._store.flush()
         return lease
+
+    def _told(self, held: LeaseRecord) -> Lease | None:
+        try:
+            return self._inventory.lease_of(held)
+        except InvariantBroken as error:
+            # One lease that contradicts the books keeps nobody else's from being served.
+            _log.error("a lease is passed over", pod=str(held.pod), container=held.key.container_id, error=str(error))
+            return None
+
+    def _in_service(self, use: Use) -> list[EniRecord]:
+        return [eni for eni in self._inventory.enis.values() if eni.use is use and eni.state is State.READY]
 
     def _check_slot(self, kind: Kind, slot: Slot | None) -> None:
         if kind is Kind.SHARED:
@@ -335,21 +372,23 @@ class Books:
     def _serve(self) -> None:
         """Give to those in line, in order. Two kinds of tickets do not stand in each other's way."""
         shared_are_out = False
+        limits = self._pool.limits() if self._queue else None
+        shared_slots = None if limits is None else limits.shared_slots
         for ticket in tuple(self._queue):
             if ticket.granted.done() or (ticket.kind is Kind.SHARED and shared_are_out):
                 continue
-            record = self._grant(ticket)
+            record = self._grant(ticket, shared_slots)
             if record is None:
                 shared_are_out = shared_are_out or ticket.kind is Kind.SHARED
                 continue
             self._queue.remove(ticket)
             ticket.granted.set_result((record, self._store.intend(Put(record))))
 
-    def _grant(self, ticket: Ticket) -> LeaseRecord | None:
+    def _grant(self, ticket: Ticket, shared_slots: Collection[Slot] | None) -> LeaseRecord | None:
         now = self._clock.monotonic()
         service = None
         if ticket.kind is Kind.SHARED:
-            picked = self._inventory.pick_shared(now)
+            picked = self._inventory.pick_shared(now, shared_slots)
         else:
             assert ticket.slot is not None
             eni = self._inventory.in_slot(ticket.slot)
@@ -389,16 +428,26 @@ class Books:
     def _outlook(self) -> Outlook:
         limits = self._pool.limits()
         trouble = self._cloud.trouble
-        nowhere = self._vswitches.choose(self._clock.monotonic()) is None
+        unread = "" if self._vswitches.all_known() else "the vSwitches"
+        if limits is None:
+            unread = f"the limits of {self._identity.instance_type}"
         return Outlook(
-            limits_known=limits is not None,
+            unread=unread,
             blocked=self._pool.blocked if limits is not None and limits.vswitch is None else "",
-            vswitches=f"{', '.join(self._config.vswitches)} of zone {self._identity.zone}" if nowhere else "",
+            vswitches=self._no_vswitch(),
             addresses=self.capacity()["addresses"],
             shared_slots=0 if limits is None else len(limits.shared_slots),
             instance_type=self._identity.instance_type,
             trouble="" if trouble is None else trouble.message,
         )
+
+    def _no_vswitch(self) -> str:
+        configured = f"{', '.join(self._config.vswitches)} of zone {self._identity.zone}"
+        if not self._vswitches.usable():
+            return f"no vSwitch to take addresses from: expected one of {configured} in the VPC {self._identity.vpc_id}"
+        if self._vswitches.choose(self._clock.monotonic()) is None:
+            return f"no free address in {configured}"
+        return ""
 
     def _capacity(self, views: tuple[CardView, ...]) -> dict[str, Capacity]:
         limits = self._pool.limits()

@@ -39,7 +39,7 @@ from eniallocator.cloud.metadata import Metadata
 from eniway import config as configuration
 from eniway import log, metrics, names
 from eniway.config import NodeConfig
-from eniway.errors import BadConfig
+from eniway.errors import BadConfig, EniwayError
 from eniway.kube.client import KubeClient, in_cluster
 from eniway.kube.events import Event, Recorder
 from eniway.kube.nodenetwork import NodeNetworkPublisher
@@ -49,6 +49,7 @@ from eniway.node.sweep import Sweeper
 
 RELAY: Final = Path("/usr/share/eniway/cni/eniway")
 """Where the image has the relay."""
+_CONDITIONS_SECONDS: Final = 1.0
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 _log = log.get(__name__)
@@ -92,7 +93,13 @@ async def run(config: NodeConfig, *, node: str) -> None:
         stack.push_async_callback(pods.close)
         handler = Handler(books, network, pods, add_seconds=config.add_deadline_seconds)
         door = Door(handler.handle)
-        sweeper = Sweeper(books, network, turn=handler.turn, trusted=not opening.rebuilt)
+        sweeper = Sweeper(
+            books,
+            network,
+            service_cidr=config.service_network,
+            turn=handler.turn,
+            trusted=not opening.rebuilt,
+        )
         client = await stack.enter_async_context(KubeClient(in_cluster()))
         recorder = Recorder(client, node=node, clock=clock.monotonic, new_id=lambda: uuid.uuid4().hex[:16])
         publisher = NodeNetworkPublisher(
@@ -110,7 +117,7 @@ async def run(config: NodeConfig, *, node: str) -> None:
             group.create_task(_tell_conditions(books, recorder))
             await network.start(service_cidr=config.service_network, primary=books.primary)
             group.create_task(books.run())
-            await sweeper.sweep()
+            await _sweep(sweeper)
             conflist.install_relay(RELAY)
             door.open()
             group.create_task(door.run())
@@ -118,8 +125,17 @@ async def run(config: NodeConfig, *, node: str) -> None:
             state.unhealthy = None
             _log.info("serving", node=node, instance=opening.identity.instance_id, leases=len(books.leases()))
             while True:
-                await clock.sleep(config.sweep_seconds)
-                await sweeper.sweep()
+                await sweeper.due(config.sweep_seconds)
+                await _sweep(sweeper)
+
+
+async def _sweep(sweeper: Sweeper) -> None:
+    """One sweep; what keeps it from looking at all is logged, and the next one tries again."""
+    try:
+        await sweeper.sweep()
+    except EniwayError as error:
+        metrics.SWEEP_FAILURES.inc()
+        _log.error("the sweep could not look", error=str(error))
 
 
 class _State:
@@ -142,6 +158,8 @@ async def _tell_conditions(books: Books, recorder: Recorder) -> None:
     """An Event on the Node for each condition that is, or becomes, false."""
     told: dict[str, Any] = {}
     while True:
+        # A burst of changes is one change to whoever reads events.
+        await asyncio.sleep(_CONDITIONS_SECONDS)
         for condition in books.status()["conditions"]:
             said = (condition["status"], condition["reason"], condition["message"])
             if condition["status"] == "False" and told.get(condition["type"]) != said:

@@ -58,6 +58,7 @@ class NodeWithoutKernel:
     def __init__(self) -> None:
         self.links: dict[Mac, str] = {}
         self.prepared: set[str] = set()
+        self.parked: set[str] = set()
         self.in_pods: set[Mac] = set()
         self._news = asyncio.Event()
 
@@ -92,6 +93,11 @@ class NodeWithoutKernel:
 
     async def retire_card(self, card: PodCard) -> None:
         self.prepared.discard(card.eni_id)
+
+    async def park_card(self, card: PodCard) -> None:
+        if card.mac not in self.links:
+            raise KernelError(f"no link {card.mac}")
+        self.parked.add(card.eni_id)
 
 
 @dataclass

@@ -121,7 +121,7 @@ def test_a_killed_box_with_running_pods_leaves_nothing_and_comes_up_again(make_b
     box.run("down")
 
 
-def test_two_clusters_side_by_side_and_one_of_them_grows(make_box: Callable[[str], Box], tmp_path: Path) -> None:
+def test_two_clusters_side_by_side_and_one_of_them_grows(make_box: Callable[[str], Box]) -> None:
     """Each answers for itself; a node that is added joins its own cluster only and takes images."""
     first, second = make_box("first"), make_box("second")
     first.run("up", "--nodes", "1", "--install", "none")
@@ -130,8 +130,7 @@ def test_two_clusters_side_by_side_and_one_of_them_grows(make_box: Callable[[str
     assert first.run("node", "add").strip() == "node-2"
     assert first.nodes() == ["node-1", "node-2"]
     assert second.nodes() == ["node-1"]
-    archive = tmp_path / "image.tar"
-    first.run("sh", "node-1", "--", "ctr", "-n", "k8s.io", "images", "export", str(archive), AGNHOST)
+    (archive,) = first.directory.rglob("box-images.tar")
     first.run("sh", "node-2", "--", "ctr", "-n", "k8s.io", "images", "rm", AGNHOST)
     first.run("image", "load", str(archive))
     assert AGNHOST in first.run("sh", "node-2", "--", "ctr", "-n", "k8s.io", "images", "ls", "-q").split()

@@ -135,10 +135,11 @@ class Books(RuleBasedStateMachine):
         self.full = False
         for stale in [held for known, held in self.inventory.leases.items() if known in self.undone]:
             assert stale.key not in self.told
-            self.run(partial(self.store.settle, Drop(stale)))
             self.inventory.cool(stale.addresses, self.now)
+            known = [self.inventory.addresses[address] for address in stale.addresses]
+            rested = [replace(record, released=self.now) for record in known]
+            self.run(partial(self.store.settle, Drop(stale), *map(Put, rested)))
             self.released.update(dict.fromkeys(stale.addresses, self.now))
-        # An address whose release could not be written rests in the memory of this process only.
         self.undone.clear()
 
     @invariant()

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -74,7 +74,7 @@ class Box:
         answer: dict[str, Any] = json.loads(await asyncio.to_thread(client.do_action_with_exception, request))
         return answer
 
-    async def create(self, **params: object) -> str:
+    async def create(self, **params: Any) -> str:
         """A new ENI's id."""
         given = {"VSwitchId": self.vswitch_id, "SecurityGroupId": self.group_id, **params}
         return str((await self.call("CreateNetworkInterface", **given))["NetworkInterfaceId"])
@@ -92,11 +92,10 @@ class Box:
 
 
 @pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The SDK hands the environment's proxies even to loopback."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    return
 
 
 @pytest.fixture

@@ -230,7 +230,7 @@ async def test_a_cancelled_call_leaves_nothing_behind(place: Place) -> None:
         world.create_eni(place.vswitch.id, [place.group.id], secondary_count=5),
         world.assign_addresses(eni_id, count=5),
     ):
-        task = asyncio.create_task(call)  # type: ignore[arg-type]
+        task = asyncio.create_task(call)
         await place.clock.somebody_sleeps()
         task.cancel()
         await asyncio.wait([task])
