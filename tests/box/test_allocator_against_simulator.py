@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -463,7 +464,7 @@ async def test_a_short_pool_calls_the_cloud_at_once(cloud: Rig) -> None:
 async def test_addresses_of_a_card_deleted_by_somebody_may_be_another_cards(tmp_path: Path) -> None:
     """Disk and memory agree on who has them, across a restart, and no pod gets one that another's lease still names."""
     async with rig(tmp_path, pods="10.0.16.0/29") as cloud:
-        pool = {"exclusive_slots": 0, "min_idle_addresses": 0, "cooldown_seconds": 1.0}
+        pool: dict[str, Any] = {"exclusive_slots": 0, "min_idle_addresses": 0, "cooldown_seconds": 1.0}
         async with cloud.books(**pool) as books:
             old = [await cloud.add(books, f"web-{number}") for number in range(3)]
             card = old[0].card
@@ -496,7 +497,7 @@ async def test_addresses_of_a_card_deleted_by_somebody_may_be_another_cards(tmp_
 async def test_a_deleted_cards_own_address_may_be_another_cards(tmp_path: Path) -> None:
     """The only one left: the new card has it in memory, on disk and after a restart, and waits for the old lease."""
     async with rig(tmp_path, pods="10.0.16.0/29") as cloud:
-        pool = {"exclusive_slots": 2, "warm_exclusive": 0, "min_idle_addresses": 0}
+        pool: dict[str, Any] = {"exclusive_slots": 2, "warm_exclusive": 0, "min_idle_addresses": 0}
         async with cloud.books(**pool) as books:
             old = await cloud.add(books, "db", slot=3)
             await cloud.quiet()
@@ -525,7 +526,12 @@ async def test_a_deleted_cards_own_address_may_be_another_cards(tmp_path: Path) 
 async def test_a_card_that_is_being_deleted_has_no_address_in_the_books(cloud: Rig) -> None:
     """They are another card's before we hear that it is gone."""
     cloud.faults.add(Rule(FaultKind.STUCK, "DeleteNetworkInterface", count=1))
-    pool = {"min_idle_addresses": 0, "max_idle_addresses": 0, "exclusive_slots": 0, "cooldown_seconds": 1.0}
+    pool: dict[str, Any] = {
+        "min_idle_addresses": 0,
+        "max_idle_addresses": 0,
+        "exclusive_slots": 0,
+        "cooldown_seconds": 1.0,
+    }
     async with cloud.books(**pool) as books:
         lease = await cloud.add(books, "web")
         await books.release(lease.key)

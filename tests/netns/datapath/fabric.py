@@ -30,6 +30,9 @@ SERVICE_CIDR = IPv4Network("172.21.0.0/20")
 VSWITCH = IPv4Network("10.0.0.0/20")
 GATEWAY = IPv4Address("10.0.15.253")
 
+Datagrams = socket.socket
+"""Of the namespace class below, ``socket`` is a method."""
+
 _serial = count()
 
 
@@ -78,7 +81,7 @@ class Namespace:
         """Append rules to iptables' nat table."""
         self.exec("iptables-restore", "--noflush", given="\n".join(("*nat", *rules, "COMMIT", "")))
 
-    def udp(self, address: IPv4Address, port: int) -> socket.socket:
+    def udp(self, address: IPv4Address, port: int) -> Datagrams:
         """A bound datagram socket inside."""
         made = self.socket(socket.SOCK_DGRAM)
         made.bind((str(address), port))
