@@ -280,7 +280,7 @@ class Box:
 
 
 async def _serve_http(application: web.Application, *listeners: socket.socket) -> None:
-    runner = web.AppRunner(application, access_log=None, handle_signals=False)
+    runner = web.AppRunner(application, access_log=None, handle_signals=False, max_line_size=openapi.LONGEST_LINE)
     await runner.setup()
     for listening in listeners:
         await web.SockSite(runner, listening).start()

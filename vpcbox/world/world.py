@@ -15,6 +15,7 @@ from vpcbox.world.errors import Refused
 from vpcbox.world.estate import Estate
 from vpcbox.world.lifecycle import Event, following, wrong_state
 from vpcbox.world.model import Eni, EniStatus, EniType, Instance, InstanceStatus, InstanceType
+from vpcbox.world.routing import Routing
 from vpcbox.world.tasks import Tasks
 from vpcbox.world.wire import Wire
 
@@ -34,6 +35,7 @@ class Latency:
     detach: float = 3.0
     delete: float = 1.0
     assign: float = 0.3
+    route: float = 1.0  # from Pending to Available, and from Deleting to gone
     metadata: float = 1.0  # the metadata service lags behind the API by so much
     retry: float = 1.0  # before the wire is asked again to take a card away
 
@@ -59,6 +61,7 @@ class World(Estate):
         self.wire = wire
         self.latency = latency or Latency()
         self._tasks = Tasks()
+        self.routing = Routing(self, wire, self._tasks, takes=self.latency.route, retry=self.latency.retry)
 
     async def run(self) -> None:
         """Carry out what was started, until cancelled."""
