@@ -206,6 +206,11 @@ class Estate:
             history.popleft()
         return history[0][1]
 
+    def forget(self, instance_id: str) -> None:
+        """Nobody asks for the metadata of an instance that is gone."""
+        assert not self.attached(instance_id)
+        del self._seen[instance_id]
+
     def new_mac(self) -> str:
         """A MAC address nobody has."""
         taken = {eni.mac for eni in self.enis.values()}

@@ -328,3 +328,56 @@ async def test_a_wire_that_fails_to_route_is_asked_again(place: Place) -> None:
         await place.clock.advance(2)
         assert not table.changing
     assert wanted.destination not in place.wire.table
+
+
+async def test_a_stopped_instance_keeps_its_enis_and_no_packet_reaches_them(place: Place) -> None:
+    """Off the wire until it starts, the primary one first; attached meanwhile, a card comes with the start."""
+    world, wire = place.world, place.wire
+    instance = await world.create_instance("n", "ecs.g7.xlarge", place.vswitch.id, [place.group.id])
+    attached, later = await place.create(), await place.create()
+    world.attach_eni(attached, instance.id)
+    await place.clock.advance(5)
+    await world.power.stop(instance.id)
+    assert wire.cards == {}
+    assert world.enis[attached].status is EniStatus.IN_USE
+    world.attach_eni(later, instance.id)
+    await place.do(world.assign_addresses(attached, count=1))
+    await place.do(world.modify_eni(world.primary(instance.id).id, source_dest_check=False))
+    await place.clock.advance(5)
+    assert wire.cards == {}
+    with pytest.raises(Refused, match="IncorrectInstanceStatus"):
+        await world.power.stop(instance.id)
+    wire.calls.clear()
+    await world.power.start(instance.id)
+    assert wire.calls == [("plug", eni_id) for eni_id in (world.primary(instance.id).id, attached, later)]
+    assert len(wire.cards[attached].addresses) == 2
+    assert not wire.cards[world.primary(instance.id).id].source_dest_check
+
+
+async def test_a_released_instance_takes_its_enis_along_but_those_that_are_to_stay(place: Place) -> None:
+    """Wherever they were in their lives; addresses are free again, and route entries stay."""
+    world = place.world
+    free = world.available(place.vswitch.id)
+    instance = await world.create_instance("n", "ecs.g7.xlarge", place.vswitch.id, [place.group.id])
+    (table,) = world.route_tables.values()
+    world.routing.create([Wanted(table.id, IPv4Network("172.20.1.0/24"), instance.id)], around_vswitches=False)
+    goes, stays = await place.create(secondary_count=2), await place.create(delete_on_release=False)
+    comes = await place.create(delete_on_release=False)
+    for eni_id in (goes, stays):
+        world.attach_eni(eni_id, instance.id)
+    await place.clock.advance(5)
+    world.attach_eni(comes, instance.id)
+    world.detach_eni(stays, instance.id)
+    assigning = asyncio.create_task(world.assign_addresses(goes, count=1))
+    await place.clock.somebody_sleeps()
+    await world.power.release(instance.id)
+    await place.clock.advance(10)
+    with pytest.raises(Refused, match=r"InvalidEniId\.NotFound"):
+        await assigning
+    assert world.instances == {}
+    assert {eni.id: (eni.status, eni.instance_id) for eni in world.enis.values()} == dict.fromkeys(
+        (stays, comes), (EniStatus.AVAILABLE, None)
+    )
+    assert place.wire.cards == {}
+    assert world.available(place.vswitch.id) == free - 2
+    assert [entry.next_hop_id for entry in table.entries.values() if entry.eni_id] == [instance.id]
