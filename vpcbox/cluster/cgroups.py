@@ -1,5 +1,6 @@
 """The cgroups of nodes: one for each, in every hierarchy of the machine (cgroup v1, hybrid, or v2)."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,24 @@ def create(path: str, root: Path = ROOT) -> None:
                     (cgroup / name).write_text((parent / name).read_text())
             parent = cgroup
         _delegate(parent)
+
+
+def processes(path: str, root: Path = ROOT) -> set[int]:
+    """The processes in the cgroup `path` and below, in any hierarchy, as far as the caller's PID namespace has them."""
+    return {
+        int(pid)
+        for hierarchy in hierarchies(root)
+        for folder, _, _ in os.walk(hierarchy / path)
+        for pid in _lines(Path(folder, "cgroup.procs"))
+        if pid != "0"
+    }
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text().split()
+    except FileNotFoundError:  # the cgroup went away meanwhile
+        return []
 
 
 def _delegate(cgroup: Path) -> None:
