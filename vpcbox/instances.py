@@ -128,11 +128,12 @@ def boot_id(pid: int) -> str:
 async def halt(pid: int, cgroup: str) -> None:
     """Cut a guest's power: whatever shares a namespace with its holder, or runs in containers below its cgroup, dies.
 
-    A process that is just being started can be missed in one round, and is seen in the next.
+    A process that is just being started can be missed in one round, and is seen in the next. The cgroups go, too: a
+    kubelet that finds containers of an earlier boot takes its time over each.
     """
     spaces = _spaces(str(pid))
     async with asyncio.timeout(_PATIENCE):
-        while doomed := {*_inside(spaces), *cgroups.processes(cgroup)}:
+        while (doomed := {*_inside(spaces), *cgroups.processes(cgroup)}) or not cgroups.remove(cgroup):
             for each in doomed:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(each, signal.SIGKILL)

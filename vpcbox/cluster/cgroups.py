@@ -1,5 +1,6 @@
 """The cgroups of nodes: one for each, in every hierarchy of the machine (cgroup v1, hybrid, or v2)."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,21 @@ def processes(path: str, root: Path = ROOT) -> set[int]:
         for pid in _lines(Path(folder, "cgroup.procs"))
         if pid != "0"
     }
+
+
+def remove(path: str, root: Path = ROOT) -> bool:
+    """Remove the cgroup `path` and those below in every hierarchy; False as long as the kernel holds on to one."""
+    for hierarchy in hierarchies(root):
+        for folder, _, _ in os.walk(hierarchy / path, topdown=False):
+            try:
+                Path(folder).rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno != errno.EBUSY:  # a process is on its way out
+                    raise
+                return False
+    return True
 
 
 def _lines(file: Path) -> list[str]:
