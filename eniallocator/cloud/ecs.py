@@ -45,6 +45,7 @@ THREADS: Final = 4
 ENI_PAGE: Final = 500
 VSWITCH_PAGE: Final = 50
 IDS_A_CALL: Final = 100
+VERSIONS: Final = {"Ecs": "2014-05-26", "Vpc": "2016-04-28"}
 
 LONGEST_MESSAGE: Final = 400
 NO_ANSWER: Final = "SDK.HttpError"
@@ -257,6 +258,20 @@ class EcsCloud:
             raise Refused("DescribeInstanceTypes", "unknown", f"the region knows no instance type {name}")
 
         return await self._call("DescribeInstanceTypes", build, parse)
+
+    async def call(
+        self, product: str, action: str, params: Mapping[str, str], *, form: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Any Action by name (``cloud.vpc.Caller``); ``form`` travels in the body: a URL has no room for long lists."""
+
+        def build() -> Any:
+            request = RpcRequest(product, VERSIONS[product], action, product.lower())
+            request.set_method("POST")
+            request.set_query_params(dict(params))
+            request.set_body_params(dict(form or {}))
+            return request
+
+        return await self._call(action, build, lambda answer: answer)
 
     async def _call(self, action: str, build: Callable[[], Any], parse: Callable[[dict[str, Any]], _T]) -> _T:
         """One call. Raises a class of ``cloud.errors`` and remembers trouble that concerns all calls."""

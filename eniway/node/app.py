@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
@@ -37,15 +36,15 @@ from eniallocator.cloud.ecs import EcsCloud
 from eniallocator.cloud.limiter import Limiter
 from eniallocator.cloud.metadata import Metadata
 from eniway import config as configuration
-from eniway import log, metrics, names
+from eniway import http, log, metrics, names
 from eniway.config import NodeConfig
 from eniway.errors import BadConfig, EniwayError
 from eniway.kube.client import KubeClient, in_cluster
 from eniway.kube.events import Event, Recorder
 from eniway.kube.nodenetwork import NodeNetworkPublisher
 from eniway.model import Kind
-from eniway.node import http
 from eniway.node.sweep import Sweeper
+from eniway.signals import until_told
 
 RELAY: Final = Path("/usr/share/eniway/cni/eniway")
 """Where the image has the relay."""
@@ -178,17 +177,5 @@ def main(path: Path, environ: Mapping[str, str] = os.environ) -> int:
     log.configure(config.log_level)
     if not Path(names.CNI_SOCKET).exists():
         conflist.withdraw()
-    asyncio.run(_until_told(lambda: run(config, node=node)))
+    asyncio.run(until_told(lambda: run(config, node=node)))
     return 0
-
-
-async def _until_told(work: Callable[[], Any]) -> None:
-    """Run ``work`` and cancel it at SIGTERM or SIGINT."""
-    task = asyncio.ensure_future(work())
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
-        _log.info("ended")

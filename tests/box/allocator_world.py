@@ -29,7 +29,7 @@ from vpcbox.openapi.server import application as openapi
 from vpcbox.world.clock import Clock as BoxClock
 from vpcbox.world.instance_types import load
 from vpcbox.world.model import Eni, EniStatus, EniType
-from vpcbox.world.wire import Card
+from vpcbox.world.wire import Card, Route
 from vpcbox.world.world import World
 
 SPEED = 40.0
@@ -71,6 +71,9 @@ class NodeWithoutKernel:
 
     async def update(self, card: Card) -> None:
         """Addresses are not configured here."""
+
+    async def route(self, table: tuple[Route, ...]) -> None:
+        """Packets are not carried here."""
 
     def stir(self) -> None:
         """Something about links has changed."""

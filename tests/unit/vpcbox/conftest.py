@@ -17,6 +17,7 @@ from aliyunsdkcore.request import CommonRequest
 from vpcbox.faults import Faults
 from vpcbox.metadata.server import application as metadata
 from vpcbox.openapi.credentials import Credentials
+from vpcbox.openapi.server import LONGEST_LINE
 from vpcbox.openapi.server import application as openapi
 from vpcbox.world.clock import VirtualClock
 from vpcbox.world.instance_types import load
@@ -143,7 +144,7 @@ async def box() -> AsyncIterator[Box]:
 
 
 async def _serve(app: web.Application, stack: contextlib.AsyncExitStack) -> str:
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, max_line_size=LONGEST_LINE)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     site = web.TCPSite(runner, "127.0.0.1", 0)
