@@ -42,7 +42,10 @@ class PoolConfig(_Strict, frozen=True):
     min_idle_addresses: Count = 3
     max_idle_addresses: Count = 10
     exclusive_slots: Annotated[int, msgspec.Meta(ge=0, le=64)] = 1
-    """ENI slots kept for pods with ``aliyun/eni``; the others carry shared pods."""
+    """ENI slots kept for pods with ``aliyun/eni``: the highest ones; the others carry shared pods.
+
+    One slot always stays for shared pods, so an instance type with two ENIs offers none by default.
+    """
     warm_exclusive: Annotated[int, msgspec.Meta(ge=0, le=64)] = 1
     """Exclusive cards attached ahead of demand."""
     cooldown_seconds: Seconds = 30.0
