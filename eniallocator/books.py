@@ -22,7 +22,7 @@ from eniallocator.inventory import Inventory
 from eniallocator.ledger import Ledger
 from eniallocator.lifecycle import State
 from eniallocator.opening import Opening
-from eniallocator.plan import CardView, Demand
+from eniallocator.plan import CardView, Demand, Limits
 from eniallocator.pool import Pool
 from eniallocator.records import AddressRecord, Drop, EniRecord, LeaseRecord, Put, Use
 from eniallocator.store import Store
@@ -435,11 +435,18 @@ class Books:
             unread=unread,
             blocked=self._pool.blocked if limits is not None and limits.vswitch is None else "",
             vswitches=self._no_vswitch(),
+            starved=", ".join(sorted(self._starved(limits))),
             addresses=self.capacity()["addresses"],
             shared_slots=0 if limits is None else len(limits.shared_slots),
             instance_type=self._identity.instance_type,
             trouble="" if trouble is None else trouble.message,
         )
+
+    def _starved(self, limits: Limits | None) -> set[VSwitchId]:
+        if limits is None:
+            return set()
+        shared = (view for view in self._views() if view.use is Use.SHARED and view.total < limits.secondary)
+        return {view.vswitch_id for view in shared if view.vswitch_id in limits.empty_vswitches}
 
     def _no_vswitch(self) -> str:
         configured = f"{', '.join(self._config.vswitches)} of zone {self._identity.zone}"

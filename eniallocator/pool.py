@@ -111,6 +111,7 @@ class Pool:
             clock=clock,
             random=random,
             busy=self._busy,
+            pressing=lambda: demand().pressing,
             changed=changed,
             follow=self._follow_all,
         )

@@ -30,6 +30,8 @@ _log = log.get(__name__)
 COMPARE_SECONDS: Final = 600.0
 LEARN_SECONDS: Final = 600.0
 """Between two readings of the vSwitches, when nothing is short."""
+PRESSED_SECONDS: Final = 60.0
+"""A pod that waited so short a while ago waits still: the runtime is between two ADDs of it."""
 SHORT_SECONDS: Final = 30.0
 """The same at first, while a vSwitch is benched; longer each time, for all nodes of the cluster ask."""
 
@@ -58,6 +60,7 @@ class Survey:
         clock: Clock,
         random: Random,
         busy: Collection[str],
+        pressing: Callable[[], bool],
         changed: Callable[[], None],
         follow: Callable[[], None],
     ) -> None:
@@ -72,6 +75,7 @@ class Survey:
         self._clock = clock
         self._random = random
         self._busy = busy
+        self._pressing = pressing
         self._changed = changed
         self._follow = follow
         self._again = asyncio.Event()
@@ -89,16 +93,19 @@ class Survey:
         self._touched.add(token)
 
     async def keep_learning(self) -> None:
-        """Read the limits, and the vSwitches for ever, more often while one is empty."""
+        """Read the limits, and the vSwitches for ever, more often while one is empty, most while pods wait for it."""
         await self._read_type()
         await self._read_vswitches()
         self._changed()
         read_at, spread, interval = self._clock.monotonic(), self._spread(), SHORT_SECONDS
+        pressed_at = -PRESSED_SECONDS
         while True:
             await self._clock.sleep(5.0)
             now = self._clock.monotonic()
+            if self._pressing():
+                pressed_at = now
             short = self.limits is None or bool(self._vswitches.empty(now))
-            if not short:
+            if not short or now - pressed_at < PRESSED_SECONDS:
                 interval = SHORT_SECONDS
             if now - read_at < spread * (interval if short else LEARN_SECONDS):
                 continue

@@ -40,6 +40,8 @@ class Outlook:
     """Why no card can be made, besides the vSwitches; empty: nothing of the kind."""
     vswitches: str
     """Why no vSwitch gives an address, when none does; empty: one does."""
+    starved: str
+    """vSwitches that are empty and hold cards with room, comma-separated: another vSwitch may do, on another card."""
     addresses: Capacity
     shared_slots: int
     instance_type: str
@@ -54,7 +56,10 @@ class Outlook:
     @property
     def shortage(self) -> str:
         """Why no more addresses can be had."""
-        return self.obstacle or f"the {self.shared_slots} shared ENIs of this {self.instance_type} are full"
+        if self.obstacle:
+            return self.obstacle
+        full = f"the {self.shared_slots} shared ENIs of this {self.instance_type}"
+        return f"no free address in {self.starved} for {full}" if self.starved else f"{full} are full"
 
 
 def overdue(

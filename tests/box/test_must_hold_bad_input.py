@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,7 @@ import yaml
 
 from demo.box import Box
 from demo.kube import ApiError, Kube, Object
+from eniway.config import PoolConfig
 from tests.box import hold
 
 OPENAPI = "100.100.0.80"
@@ -146,6 +148,7 @@ def test_wrong_credentials_are_named_and_what_is_in_service_is_served(box: Box, 
 def test_unreachable_openapi_is_named_and_what_is_in_service_is_served(box: Box, kube: Kube, node: str) -> None:
     """The NodeNetwork says which address does not answer, until it does again."""
     rule = ["OUTPUT", "-d", OPENAPI, "-j", "REJECT"]
+    hold.settles(lambda: _unsettled(box, node), seconds=hold.PATIENCE)
     box.sh(node, ["iptables", "-w", "-I", *rule])
     try:
         hold.start(kube, [hold.pod(f"served-{number}", node=node) for number in range(3)])
@@ -159,16 +162,17 @@ def test_unreachable_openapi_is_named_and_what_is_in_service_is_served(box: Box,
 
 
 def test_empty_vswitches_are_named_and_addresses_in_service_are_served(box: Box, kube: Kube, node: str) -> None:
-    """Every address in service goes to a pod; the next pod is told why it has to wait, and runs once there are more."""
+    """Every address in service goes to a pod; the next is told why it has to wait, and runs once there are more."""
     settings = {"add_deadline_seconds": 5.0, "pool": {"cooldown_seconds": 0.0}}
     with changed(kube, CONFIG, lambda data: configured(data, **settings), [node]):
         hold.replace_daemon(kube, node)
         hold.await_daemons(kube, len(box.status().nodes))
-        kube.until(hold.NODE_NETWORKS, lambda networks: _cooled(networks, node), seconds=hold.PATIENCE)
+        # With enough ahead of demand, nothing is being assigned that could arrive later.
+        hold.settles(lambda: _unsettled(box, node), seconds=hold.PATIENCE)
         for vswitch in box.status().vpc.vswitches:
             box.run("fault", "add", "vswitch-empty", f"target={vswitch.id}")
         try:
-            served = _in_service(kube, node)
+            served = _spare(box, node)
             hold.start(kube, [hold.pod(f"served-{number}", node=node) for number in range(served)])
             assert "vsw-" in hold.condition(kube, node, "SufficientIP", "False")["message"]
             kube.apply(hold.pod("waits", node=node))
@@ -182,16 +186,25 @@ def test_empty_vswitches_are_named_and_addresses_in_service_are_served(box: Box,
     hold.agree(box)
 
 
-def _in_service(kube: Kube, node: str) -> int:
+def _words(box: Box, node: str) -> dict[str, int]:
+    """The daemon's own words of capacity for addresses, as they are now: the NodeNetwork may be 5 s old."""
+    fetch = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9530/metrics').read().decode())"
+    found = re.findall(
+        r'eniway_capacity{what="addresses",word="(\w+)"} ([\d.]+)', box.sh(node, ["python3", "-c", fetch])
+    )
+    return {word: int(float(number)) for word, number in found}
+
+
+def _spare(box: Box, node: str) -> int:
     """Addresses of a node that a pod can have without a call to the cloud."""
-    words = kube.get(f"{hold.NODE_NETWORKS}/{node}")["status"]["capacity"]["addresses"]
-    return int(words["inService"] - words["used"] - words["cooling"])
+    words = _words(box, node)
+    return words["in_service"] - words["used"] - words["cooling"] - words["orphaned"]
 
 
-def _cooled(networks: list[Object], node: str) -> bool | None:
-    """True once no address of a node cools down."""
-    found = (one["status"]["capacity"]["addresses"]["cooling"] for one in networks if one["metadata"]["name"] == node)
-    return True if next(found, None) == 0 else None
+def _unsettled(box: Box, node: str) -> list[str]:
+    words = _words(box, node)
+    settled = _spare(box, node) >= PoolConfig().min_idle_addresses and not words["cooling"] and not words["orphaned"]
+    return [] if settled else [f"{node}: {words}"]
 
 
 def _refusals(kube: Kube, pod: Object) -> list[str]:
