@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -22,7 +22,7 @@ from datapath.apply import apply
 from datapath.diff import Op, diff
 from datapath.kernel import Kernel
 from datapath.netlink import each_message
-from datapath.plan import exclusive, node, shared
+from datapath.plan import exclusive, node, routed, shared
 from datapath.rtnetlink import Link
 from datapath.state import NOTHING, Eni, Netns, NetState, Sysctl, Veth
 from eniway import names
@@ -108,6 +108,10 @@ class Network:
         mtu = self._started.mtu
         await self._run("retire_card", lambda: _retire_card(card, mtu))
 
+    async def claim_ranges(self, cidrs: Collection[IPv4Network]) -> None:
+        """Addresses of ``cidrs``, the node's podCIDR, end here: one that no pod has is unreachable. Idempotent."""
+        await self._run("claim_ranges", lambda: _claim_ranges(cidrs))
+
     async def attach(self, lease: Lease) -> Attachment:
         """Bring the pod's side and the node's to what the lease says, from whatever is there.
 
@@ -141,6 +145,10 @@ class Network:
     async def observe_leases(self) -> Mapping[LeaseKey, str]:
         """Leases that have a link on the node, with its name: read from the links' ifalias."""
         return await self._run(None, _observe_leases)
+
+    async def observe_addresses(self) -> frozenset[IPv4Address]:
+        """Addresses that the node routes to its pods, whoever knows of them."""
+        return await self._run(None, _observe_addresses)
 
     async def remove_orphan(self, key: LeaseKey) -> None:
         """Remove what the node's side holds of a lease that nobody knows."""
@@ -211,6 +219,11 @@ def _retire_card(card: Card, mtu: int) -> None:
         apply(opened, diff(observed, _home(observed, card, mtu)))
 
 
+def _claim_ranges(cidrs: Collection[IPv4Network]) -> None:
+    with kernel.opened() as opened:
+        apply(opened, diff(observe.ranges(opened), routed.ranges(cidrs)))
+
+
 def _attach(lease: Lease, known: _Node) -> Attachment | None:
     """None: the card is neither in the pod nor on the node."""
     with kernel.opened(lease.netns) as opened:
@@ -240,6 +253,11 @@ def _observe_leases() -> Mapping[LeaseKey, str]:
         return observe.leases(opened)
 
 
+def _observe_addresses() -> frozenset[IPv4Address]:
+    with kernel.opened() as opened:
+        return observe.addresses(opened)
+
+
 def _remove_orphan(key: LeaseKey) -> None:
     with kernel.opened() as opened:
         apply(opened, diff(observe.orphan(opened, key), NOTHING))
@@ -249,9 +267,13 @@ def _remove_orphan(key: LeaseKey) -> None:
 
 
 def _plan(lease: Lease, known: _Node) -> NetState:
-    if lease.kind is Kind.SHARED:
-        return shared.shared(lease, mtu=known.mtu)
-    return exclusive.exclusive(lease, mtu=known.mtu, service_cidr=known.service_cidr)
+    match lease.kind:
+        case Kind.SHARED:
+            return shared.shared(lease, mtu=known.mtu)
+        case Kind.ROUTED:
+            return routed.routed(lease, mtu=known.mtu)
+        case Kind.EXCLUSIVE:
+            return exclusive.exclusive(lease, mtu=known.mtu, service_cidr=known.service_cidr)
 
 
 def _observe(opened: Kernel, lease: Lease) -> NetState:
