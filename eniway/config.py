@@ -65,8 +65,9 @@ class NodeConfig(_Strict, frozen=True):
     default_network: Annotated[str, msgspec.Meta(pattern="^(shared|routed|shared-else-routed)$")] = Wish.SHARED.value
     """How pods are connected that say nothing: ``shared-else-routed`` gives a routed address where no shared one can be
     had. Routed pods need a podCIDR on the Node and its route in the VPC."""
-    shared_patience_seconds: Seconds = 10.0
-    """With ``shared-else-routed``: how long a pod waits for a shared address when one may still come."""
+    shared_patience_seconds: Seconds = 30.0
+    """With ``shared-else-routed``: how long a pod waits for a shared address when one may still come; attaching an ENI
+    takes some 10 s. Where none can come, it does not wait."""
     add_deadline_seconds: Annotated[float, msgspec.Meta(gt=0, le=220)] = 200.0
     """How long a pod's ADD waits for an address or card before it fails; kubelet gives a sandbox 240 s."""
     sweep_seconds: Annotated[float, msgspec.Meta(ge=1)] = 60.0

@@ -3,7 +3,7 @@
 Each card is a veth whose far end is a port of the router. The router answers every ARP with ee:ff:ff:ff:ff:ff, delivers
 each address to its card by a permanent neighbour, drops what comes from an address that is not the card's, and drops
 what conntrack finds invalid, as a stateful security group would: both directions of a connection have to take the same
-cards. A route entry leads a node's podCIDR to its primary card, whose source check lets these addresses pass and no other.
+cards. A route entry leads a node's podCIDR to its primary card, which may send from these addresses too.
 """
 
 from __future__ import annotations

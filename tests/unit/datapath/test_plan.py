@@ -179,5 +179,9 @@ def test_macs_are_stable_and_apart() -> None:
 
 def test_items_of_a_plan_have_keys_of_their_own() -> None:
     """Two items of one key could not both be in the kernel."""
-    for plan in (shared(SHARED, mtu=1500), routed(ROUTED, mtu=1500), exclusive(EXCLUSIVE, mtu=1500, service_cidr=SERVICES)):
+    for plan in (
+        shared(SHARED, mtu=1500),
+        routed(ROUTED, mtu=1500),
+        exclusive(EXCLUSIVE, mtu=1500, service_cidr=SERVICES),
+    ):
         assert len({key(item) for item in plan}) == len(plan)

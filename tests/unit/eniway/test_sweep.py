@@ -1,8 +1,10 @@
+from collections.abc import Collection
+from contextlib import nullcontext
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from eniway.model import Card, ContainerId, EniId, Kind, Lease, LeaseKey, Mac, PodRef, PodUid, Slot
-from eniway.node.sweep import compare, is_namespace
+from eniway.node.sweep import Sweeper, compare, is_namespace
 
 CARD = Card(
     EniId("eni-1"),
@@ -41,3 +43,61 @@ def test_a_plain_file_is_no_namespace(tmp_path: Path) -> None:
     assert not is_namespace(str(tmp_path / "none"))
     assert not is_namespace("")
     assert is_namespace("/proc/self/ns/net")
+
+
+class Rooms:
+    """A node without pods, whose kernel still routes an address to one."""
+
+    pod_cidr: IPv4Network | None = None
+    accounted: Collection[IPv4Address] = ()
+    claimed: Collection[IPv4Network] = ()
+
+    def leases(self) -> list[Lease]:
+        return []
+
+    def lease(self, key: LeaseKey) -> Lease | None:
+        raise AssertionError(key)
+
+    async def confirm(self, key: LeaseKey) -> None:
+        """Never."""
+
+    async def release(self, key: LeaseKey) -> None:
+        """Never."""
+
+    async def settle_orphans(self, in_use: Collection[object]) -> None:
+        """None."""
+
+    def account(self, addresses: Collection[IPv4Address]) -> None:
+        self.accounted = addresses
+
+    async def observe_leases(self) -> dict[LeaseKey, str]:
+        return {}
+
+    async def observe_addresses(self) -> Collection[IPv4Address]:
+        return {IPv4Address("172.20.1.9")}
+
+    async def claim_ranges(self, cidrs: Collection[IPv4Network]) -> None:
+        self.claimed = cidrs
+
+    async def remove_orphan(self, key: LeaseKey) -> None:
+        """Never."""
+
+    async def check(self, lease: Lease) -> list[object]:
+        raise AssertionError(lease)
+
+    async def attach(self, lease: Lease) -> object:
+        raise AssertionError(lease)
+
+    async def detach(self, lease: Lease) -> None:
+        """Never."""
+
+
+async def test_a_sweep_tells_the_books_what_is_routed_and_the_kernel_what_is_the_nodes() -> None:
+    """So nobody gets an address in use, and what of the podCIDR is nobody's goes nowhere."""
+    rooms = Rooms()
+    sweeper = Sweeper(rooms, rooms, turn=lambda _: nullcontext(), trusted=True)
+    assert await sweeper.sweep() == 0
+    assert (rooms.accounted, rooms.claimed) == ({IPv4Address("172.20.1.9")}, ())
+    rooms.pod_cidr = IPv4Network("172.20.1.0/24")
+    await sweeper.sweep()
+    assert rooms.claimed == (rooms.pod_cidr,)
