@@ -175,7 +175,10 @@ class Handler:
             if (lease := self._books.lease(key)) is not None:
                 scope.kind = lease.kind.value
                 scope.pod = lease.pod
-            await self._undo(key)
+                await self._undo(key)
+            else:
+                # Books that were lost once may not know what the kernel still has.
+                await self._network.remove_orphan(key)
         return b""
 
     async def _check(self, request: Request, scope: _Scope) -> bytes:

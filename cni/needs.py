@@ -80,6 +80,9 @@ class Network(Protocol):
     async def detach(self, lease: Lease) -> None:
         """Undo; works with a vanished netns."""
 
+    async def remove_orphan(self, key: LeaseKey) -> None:
+        """Remove what the host's side has of a lease that nobody knows; nothing is no error."""
+
 
 class PodSlots(Protocol):
     """kubelet's part."""

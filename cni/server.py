@@ -62,7 +62,7 @@ class Door:
             def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
                 group.create_task(self._serve(reader, writer, group))
 
-            server = await asyncio.start_unix_server(connected, sock=self._socket)
+            server = await asyncio.start_unix_server(connected, sock=self._socket, backlog=_BACKLOG)
             _log.info("serving CNI", socket=str(self._path))
             async with server:
                 await server.serve_forever()

@@ -28,6 +28,7 @@ from eniway.model import PodRef, Slot
 _SERVICE: Final = "/v1.PodResourcesLister/"
 _CALL_SECONDS: Final = 5.0
 _PATIENCE_SECONDS: Final = 10.0
+_SETTLE_AGAIN_SECONDS: Final = 30.0
 _AGAIN: Final = frozenset({"RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"})
 
 _Response = TypeVar("_Response", bound=Message)
@@ -50,6 +51,8 @@ class PodResources:
         self._random = random or Random()  # noqa: S311 -- spreads retries
         self._clock = clock
         self._channel: Channel | None = None
+        self._settling = asyncio.Lock()
+        self._settle_after = 0.0
 
     async def close(self) -> None:
         """End the connection; a later call makes a new one."""
@@ -63,10 +66,12 @@ class PodResources:
         A pod that kubelet does not know has none: an ADD whose kubelet went away is cancelled by the runtime, so this
         is either a pod deleted meanwhile or a sandbox that somebody else made. NotReady when kubelet cannot be asked.
         """
-        if self._allocations.due(now=self._clock()):
-            await self.list()
         if (slots := self._allocations.known(pod)) is not None:
             return slots
+        if self._allocations.due(now=self._clock()):
+            await self._settle()
+            if (slots := self._allocations.known(pod)) is not None:
+                return slots
         request = api.GetPodResourcesRequest(pod_name=pod.name, pod_namespace=pod.namespace)
         try:
             answer = await self._call("Get", request, api.GetPodResourcesResponse)
@@ -74,10 +79,24 @@ class PodResources:
             if error.code in {"UNKNOWN", "NOT_FOUND"} and "not found" in error.details:
                 _log.info("kubelet does not know the pod", pod=str(pod))
                 return ()
+            if "disabled" in error.details:
+                # kubelet before 1.34, or KubeletPodResourcesGet switched off
+                return (await self.list()).get((pod.namespace, pod.name), ())
             raise NotReady(f"kubelet cannot say which ENI slots pod {pod} has: {error}") from error
         slots = _slots(answer.pod_resources)
         self._allocations.claim(pod, slots)
         return slots
+
+    async def _settle(self) -> None:
+        """One List for all who would have it; where it fails, Get still knows the one pod."""
+        async with self._settling:
+            if not self._allocations.due(now=self._clock()) or self._clock() < self._settle_after:
+                return
+            try:
+                await self.list()
+            except NotReady as error:
+                self._settle_after = self._clock() + _SETTLE_AGAIN_SECONDS
+                _log.warning("kubelet's allocations are not settled yet", error=str(error))
 
     async def list(self) -> Mapping[PodName, tuple[Slot, ...]]:
         """All active pods that have slots, by (namespace, name); NotReady when kubelet cannot be asked.

@@ -59,6 +59,9 @@ SWEEP_REPAIRS: Final = Counter(
     ["what"],
     registry=REGISTRY,
 )
+SWEEP_FAILURES: Final = Counter(
+    "eniway_sweep_failures", "Sweeps that could not compare books and kernel at all.", registry=REGISTRY
+)
 REGISTRATIONS: Final = Counter(
     "eniway_device_plugin_registrations", "Registrations with kubelet, by result.", ["result"], registry=REGISTRY
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -27,10 +27,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from eniway.node.app import main as node  # noqa: PLC0415 -- a second of imports
 
-        return node(options.config)
-    except EniwayError as error:
-        sys.stderr.write(f"eniway {options.command}: {error}\n")
-        return 1
+        status = node(options.config)
+    except* EniwayError as group:
+        for error in _leaves(group):
+            sys.stderr.write(f"eniway {options.command}: {error}\n")
+        status = 1
+    return status
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 if __name__ == "__main__":

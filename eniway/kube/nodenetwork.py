@@ -2,13 +2,15 @@
 
 A change from no free capacity to some is written at once, so that a waiting pod is scheduled; everything else at most
 every ``interval``. A failed write is tried again with backoff: the object is derived, nothing is lost while the API
-server is away.
+server is away. It is also written again now and then as it is, under the Node as it is by then: someone may have
+deleted or edited it, and a Node that registered anew has another uid.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from random import Random
 from typing import Any, TypeVar
@@ -50,6 +52,7 @@ class NodeNetworkPublisher:
         changed: Callable[[], Awaitable[None]],
         random: Random,
         interval: float = 5.0,
+        reassert: float = 600.0,
     ) -> None:
         self._client = client
         self._node = node
@@ -57,31 +60,39 @@ class NodeNetworkPublisher:
         self._changed = changed
         self._random = random
         self._interval = interval
+        self._reassert = reassert
 
     async def run(self) -> None:
         """Publish until cancelled."""
         loop = asyncio.get_running_loop()
+        owner = await self._forever(self._owner)
+        owned_at = loop.time()
         written: Status | None = None
         wrote_at = 0.0
-        owner = await self._forever(self._owner)
         while True:
+            if loop.time() - owned_at >= self._reassert:
+                owner = await self._forever(self._owner)
+                owned_at = loop.time()
+                written = None
             status = self._status()
-            if status != written:
-                rest = wrote_at + self._interval - loop.time()
-                if rest > 0 and not urgent(written, status):
-                    await self._sleep_or_change(rest)
-                    continue
+            age = loop.time() - wrote_at
+            if status != written and (age >= self._interval or urgent(written, status)):
                 await self._forever(partial(self._write, owner, status))
                 written, wrote_at = status, loop.time()
-                continue
-            await self._changed()
+            elif status != written and not self._is_none_left(written):
+                # Nothing of it is urgent before the interval is over, so changes need not be looked at.
+                await asyncio.sleep(self._interval - age)
+            else:
+                await self._change_within(self._interval - age if status != written else self._reassert)
 
-    async def _sleep_or_change(self, seconds: float) -> None:
-        try:
+    @staticmethod
+    def _is_none_left(written: Status | None) -> bool:
+        return written is None or any(count <= 0 for count in free(written).values())
+
+    async def _change_within(self, seconds: float) -> None:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._changed()
-        except TimeoutError:
-            pass
 
     async def _owner(self) -> dict[str, Any]:
         """The Node, as owner: its NodeNetwork goes when it goes."""

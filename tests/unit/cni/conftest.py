@@ -158,6 +158,12 @@ class Rooms:
         self.kernel.pop(lease.key, None)
         await self.steps.step()
 
+    async def remove_orphan(self, key: LeaseKey) -> None:
+        """Idempotent."""
+        self.log.append(f"remove {key.container_id}")
+        await self.steps.step()
+        self.kernel.pop(key, None)
+
 
 @pytest.fixture
 def rooms() -> Rooms:

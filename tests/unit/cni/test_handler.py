@@ -126,7 +126,16 @@ async def test_del_undoes_an_add(rooms: Any, request_of: Any) -> None:
         assert await handler.handle(request_of("DEL", netns="")) == Reply(0, b"")
     assert not rooms.held
     assert not rooms.kernel
-    assert rooms.log == ["attach c1", "detach c1"]
+    assert rooms.log == ["attach c1", "detach c1", "remove c1"]
+
+
+async def test_del_of_a_lease_the_books_lost_clears_the_kernel(rooms: Any, request_of: Any) -> None:
+    """Books that were set aside and rebuilt do not know what the kernel still has."""
+    handler = handler_of(rooms)
+    await handler.handle(request_of("ADD"))
+    rooms.held.clear()
+    assert await handler.handle(request_of("DEL", netns="")) == Reply(0, b"")
+    assert not rooms.kernel
 
 
 async def test_del_acts_only_for_its_own_container(rooms: Any, request_of: Any) -> None:

@@ -100,6 +100,7 @@ def test_an_exclusive_pod() -> None:
             up=True,
             rp_filter=None,
             altnames=None,
+            xdp=None,
         ),
         Addr(netns=Netns.POD, dev="eth0", address=IPv4Interface("10.0.16.4/32")),
         Route(
@@ -144,7 +145,7 @@ def test_a_card_at_home_bears_no_trace() -> None:
     (card,) = home(CARD, name="eth3", mtu=1500)
     assert isinstance(card, Eni)
     assert (card.netns, card.name, card.mac, card.mtu) == (Netns.NODE, "eth3", CARD.mac, 1500)
-    assert (card.alias, card.group, card.txqlen, card.up) == ("", 0, 1000, False)
+    assert (card.alias, card.group, card.txqlen, card.up, card.xdp) == ("", 0, 1000, False, ())
 
 
 def test_a_shared_card() -> None:

@@ -79,7 +79,7 @@ def test_links() -> None:
     link = rtnetlink.link(payload)
     assert (link.index, link.name, link.up, link.mac) == (7, "eth1", True, "02:00:00:00:00:01")
     assert (link.mtu, link.alias, link.group, link.txqlen) == (1400, "eni-1", 101, 50)
-    assert link.permanent_mac == link.mac
+    assert (link.permanent_mac, link.xdp, link.moved) == ("", (), False)
 
 
 @pytest.mark.parametrize(

@@ -21,3 +21,17 @@ def test_process_is_found_by_the_pod_uid_in_its_cgroup(tmp_path: Path) -> None:
         (tmp_path / pid / "cgroup").write_text(cgroup)
     (tmp_path / "10").mkdir()
     assert inside.pids([UID, other, "absent"], proc=tmp_path) == {UID: 7, other: 8}
+
+
+def test_resident_memory_is_summed_over_the_processes_of_a_container(tmp_path: Path) -> None:
+    """The pod's sandbox and other pods do not count; a kernel thread has no memory to count."""
+    for pid, container, status in (
+        ("7", "abc", "Name:\tpython\nVmRSS:\t  100 kB\n"),
+        ("8", "abc", "Name:\tkthread\n"),
+        ("9", "def", "VmRSS:\t  50 kB\n"),
+        ("11", "abc", "VmRSS:\t  20 kB\n"),
+    ):
+        (tmp_path / pid).mkdir()
+        (tmp_path / pid / "cgroup").write_text(f"4:memory:/node-1/kubepods/pod{UID}/{container}\n")
+        (tmp_path / pid / "status").write_text(status)
+    assert inside.resident("abc", proc=tmp_path) == 120 * 1024

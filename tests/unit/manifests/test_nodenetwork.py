@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from eniallocator import publish
+from eniallocator.conditions import Condition
 from eniallocator.lifecycle import State
 from eniallocator.plan import CardView
 from eniallocator.records import EniRecord, Identity, Use
@@ -74,7 +75,7 @@ def published(*, use: Use, state: State, known: bool) -> dict[str, Any]:
         capacity=dict.fromkeys(
             ("slots", "addresses", "routed"), Capacity(in_service=3, growable=2, cooling=1, orphaned=0, used=1)
         ),
-        conditions=[publish.Condition("Ready", status, "Reason", "", since=1.5) for status in (True, False)],
+        conditions=[Condition("Ready", status, "Reason", "", since=1.5) for status in (True, False, None)],
     )
 
 
