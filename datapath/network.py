@@ -1,7 +1,8 @@
 """The kernel as the doors and the books see it: leases go in, links come out. Plan, diff and apply meet here.
 
 The work is synchronous netlink, in a few threads of its own, so it never waits behind a cloud call nor holds the event
-loop. Callers see to it that one lease or card is worked on by one call at a time.
+loop. Making a pod's veth waits for nothing and is done by one thread: several would only hand the interpreter's lock to
+one another, at twice the time for a burst. Callers see to it that one lease or card is worked on by one call at a time.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from eniway.metrics import DATAPATH_SECONDS
 from eniway.model import Card, Kind, Lease, LeaseKey, Mac
 
 _T = TypeVar("_T")
-_THREADS: Final = 4
-"""Most operations at once: removing a link takes the kernel some 10 ms, and an ADD must not wait for many of them."""
+_SLOW_THREADS: Final = 4
+"""Most operations at once that wait in the kernel: removing a link or moving a card takes it some 10 ms (RCU)."""
 
 _HOMECOMING_SECONDS: Final = 5.0
 """How long a card may take to come home from a namespace that is gone; a busy kernel takes some 100 ms."""
@@ -71,7 +72,8 @@ class Network:
     """
 
     def __init__(self, *, path: str = netns.CURRENT) -> None:
-        self._threads = ThreadPoolExecutor(_THREADS, "datapath", _enter, (path,))
+        self._quick = ThreadPoolExecutor(1, "datapath", _enter, (path,))
+        self._slow = ThreadPoolExecutor(_SLOW_THREADS, "datapath-slow", _enter, (path,))
         self._node: _Node | None = None
 
     async def __aenter__(self) -> Self:
@@ -80,11 +82,12 @@ class Network:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._threads.shutdown()
+        self._quick.shutdown()
+        self._slow.shutdown()
 
     async def start(self, *, service_cidr: IPv4Network, primary: Card) -> None:
         """The state that all pods share: sysctls, the rule to the pods' table, sets and chains. Idempotent; first."""
-        mtu = await self._run("start", lambda: _start(primary))
+        mtu = await self._run("start", lambda: _start(primary), slow=True)
         self._node = _Node(service_cidr, mtu)
 
     async def wait_card(self, mac: Mac, *, deadline: float) -> int:
@@ -106,7 +109,7 @@ class Network:
     async def retire_card(self, card: Card) -> None:
         """Undo ``prepare_card``. Succeeds when there is nothing left to undo, the card included."""
         mtu = self._started.mtu
-        await self._run("retire_card", lambda: _retire_card(card, mtu))
+        await self._run("retire_card", lambda: _retire_card(card, mtu), slow=True)
 
     async def claim_ranges(self, cidrs: Collection[IPv4Network]) -> None:
         """Addresses of ``cidrs``, the node's podCIDR, end here: one that no pod has is unreachable. Idempotent."""
@@ -118,12 +121,13 @@ class Network:
         NotReady: the lease's card is not on this node.
         """
         known = self._started
-        attachment = await self._run("attach", lambda: _attach(lease, known))
+        slow = lease.kind is Kind.EXCLUSIVE
+        attachment = await self._run("attach", lambda: _attach(lease, known), slow=slow)
         if attachment is None:
             # Its last pod's namespace may have gone with the card in it: the kernel brings it home, a little later.
             deadline = asyncio.get_running_loop().time() + _HOMECOMING_SECONDS
             await self._until(lambda link: observe.is_card(link, lease.card), deadline)
-            attachment = await self._run("attach", lambda: _attach(lease, known))
+            attachment = await self._run("attach", lambda: _attach(lease, known), slow=slow)
         if attachment is None:
             raise NotReady(f"the card {lease.card.eni_id} ({lease.card.mac}) is not on this node")
         return attachment
@@ -140,7 +144,7 @@ class Network:
         later.
         """
         mtu = self._started.mtu
-        await self._run("detach", lambda: _detach(lease, mtu))
+        await self._run("detach", lambda: _detach(lease, mtu), slow=True)
 
     async def observe_leases(self) -> Mapping[LeaseKey, str]:
         """Leases that have a link on the node, with its name: read from the links' ifalias."""
@@ -152,7 +156,7 @@ class Network:
 
     async def remove_orphan(self, key: LeaseKey) -> None:
         """Remove what the node's side holds of a lease that nobody knows."""
-        await self._run("remove_orphan", lambda: _remove_orphan(key))
+        await self._run("remove_orphan", lambda: _remove_orphan(key), slow=True)
 
     @property
     def _started(self) -> _Node:
@@ -173,10 +177,13 @@ class Network:
                         pass
         return None
 
-    async def _run(self, operation: str | None, work: Callable[[], _T]) -> _T:
-        """``work`` in a thread. A cancelled caller waits for it: when it returns, nobody is at it any more."""
+    async def _run(self, operation: str | None, work: Callable[[], _T], *, slow: bool = False) -> _T:
+        """``work`` in a thread; ``slow``: it waits in the kernel.
+
+        A cancelled caller waits for it: when it returns, nobody is at it any more.
+        """
         started = time.perf_counter()
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        future = asyncio.get_running_loop().run_in_executor(self._slow if slow else self._quick, work)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from random import Random
-from typing import Any
+from typing import Any, Final
 
 from eniallocator import publish
 from eniallocator.careers import Kernel
@@ -37,6 +37,9 @@ from eniway.errors import ConflictError, DeadlineExceeded, InvalidRequest, NotRe
 from eniway.model import Capacity, Card, Kind, Lease, LeaseKey, PodRef, Slot, VSwitchId, Wish
 
 _log = log.get(__name__)
+
+GATHER_SECONDS: Final = 0.1
+"""Changes of the status are told together."""
 
 
 class _Signal:
@@ -183,9 +186,9 @@ class Books:
         return lease
 
     async def confirm(self, key: LeaseKey) -> None:
-        """The kernel has what the lease says."""
+        """The kernel has what the lease says. Not waited for: a sweep would find it out."""
         if (held := self._inventory.leases.get(key)) is not None and not held.confirmed:
-            await self._store.settle(Put(replace(held, confirmed=True)))
+            self._store.record(Put(replace(held, confirmed=True)))
 
     def is_confirmed(self, key: LeaseKey) -> bool:
         """Whether the kernel was done once."""
@@ -307,8 +310,9 @@ class Books:
         )
 
     async def status_changed(self) -> None:
-        """Return when ``status()`` may have changed."""
+        """Return when ``status()`` may have changed: a moment after, since a burst of pods is many changes."""
         await self._status_signal.wait()
+        await self._clock.sleep(GATHER_SECONDS)
 
     async def run(self) -> None:
         """Keep cards and addresses ahead of demand, for ever."""
