@@ -40,6 +40,7 @@ check: venv ## ruff, mypy, import contracts
 	@ruff check --quiet .
 	@ruff format --quiet --check . || { ruff format --check . || true; exit 1; }
 	@mypy
+	@mypy --explicit-package-bases tests
 	@lint-imports --no-cache >build/imports.log 2>&1 || { cat build/imports.log; exit 1; }
 	@echo "check: ruff, mypy and the import contracts hold"
 

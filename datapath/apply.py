@@ -14,7 +14,7 @@ from typing import Final
 from datapath import ipset, rtnetlink
 from datapath.diff import Add, Change, Op, Remove
 from datapath.kernel import Kernel
-from datapath.netlink import NetlinkError
+from datapath.netlink import Netlink, NetlinkError
 from datapath.observe import SYSCTL
 from datapath.state import Addr, Eni, Item, Member, Neigh, Netns, Route, Rule, Sysctl, Veth
 from eniway.errors import KernelError
@@ -134,6 +134,8 @@ def _change_eni(kernel: Kernel, eni: Eni, was: Eni) -> None:
     if moves and goes_home and was.altnames:
         # One that is taken at home would keep the card from moving; udev gives it its own again there.
         wire.call(rtnetlink.remove_altnames(index, was.altnames))
+    for mode in was.xdp or () if eni.xdp is not None else ():
+        _remove_xdp(wire, index, mode)
     if eni.name != was.name and was.up and not moves:
         wire.call(rtnetlink.set_link(index, up=False))  # before Linux 6.2 a link that is up keeps its name
     change = partial(
@@ -156,3 +158,12 @@ def _change_eni(kernel: Kernel, eni: Eni, was: Eni) -> None:
             raise
         wire.call(change(name=_FREE_NAME))
     del kernel.indexes[was.netns, was.name]
+
+
+def _remove_xdp(wire: Netlink, index: int, mode: int) -> None:
+    try:
+        wire.call(rtnetlink.remove_xdp(index, mode))
+    except NetlinkError as error:
+        # A BPF link, which ends with the program that holds it. The card comes home all the same.
+        if error.errno != errno.EBUSY:
+            raise

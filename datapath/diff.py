@@ -16,7 +16,7 @@ neighbours.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final, TypeAlias
 
 from datapath.state import Addr, Eni, Item, Member, Neigh, Netns, NetState, Route, Rule, Sysctl, Veth, key
@@ -94,6 +94,33 @@ def diff(observed: NetState, desired: NetState) -> tuple[Op, ...]:
         *sorted(map(Remove, ended), key=_order),
         *sorted(additions, key=_order),
     )
+
+
+def mend(observed: NetState, desired: NetState) -> tuple[Op, ...]:
+    """As ``diff``, but only for what is missing or wrong of the plan: what a pod did in its own namespace stays.
+
+    Its own are the addresses, neighbours and routes there beyond the plan, and of the links there MAC, group, queue and
+    a smaller MTU.
+    """
+    wanted = {key(item) for item in desired}
+    found = {key(item): item for item in observed}
+    strays = {item for name, item in found.items() if name not in wanted and _is_pods(item)}
+    return diff(observed - strays, frozenset(_as_the_pod_has_it(item, found.get(key(item))) for item in desired))
+
+
+def _is_pods(item: Item) -> bool:
+    return isinstance(item, Addr | Neigh | Route) and item.netns is Netns.POD
+
+
+def _as_the_pod_has_it(want: Item, was: Item | None) -> Item:
+    """What is wanted of a link, but for what its pod may set."""
+    match want, was:
+        case Eni(netns=Netns.POD), Eni(netns=Netns.POD):
+            return replace(want, mac=was.mac, mtu=min(was.mtu, want.mtu), group=was.group, txqlen=was.txqlen)
+        case Veth(), Veth() if was.peer is not None:
+            return replace(want, peer_mac=was.peer_mac, peer_mtu=min(was.peer_mtu, want.peer_mtu))
+        case _:
+            return want
 
 
 Device: TypeAlias = tuple[Netns, str]

@@ -1,6 +1,6 @@
-"""The node's iptables chains and the sets they look into: written once, at start. Pods come and go as members of sets.
+"""The node's iptables chains and the sets they look into. Pods come and go as members of sets; the chains stay.
 
-Four things are done to packets of pods, all by sets, so in constant time:
+Five things are done to packets of pods, all by sets, so in constant time:
 
 1. A shared pod's packet gets the mark of its card. Not so the reply of a translated connection: it goes back by the
    card that the connection came in by.
@@ -10,6 +10,8 @@ Four things are done to packets of pods, all by sets, so in constant time:
 4. A foreign client whose connection the node translated to an exclusive pod (NodePort with externalTrafficPolicy Local,
    hostPort) appears with the node's address, or the VPC would drop its packet as forged and the pod would answer past
    the node.
+5. Where the host forwards nothing by itself (policy DROP, as container engines set it), what comes from pods or goes to
+   them is accepted, after every other rule.
 
 Only chains whose name starts with ENIWAY- are filled; of others' chains, our one jump is looked for and added if
 missing.
@@ -41,6 +43,7 @@ _PODS: Final = f"{names.LINK_PREFIX}+"
 _MARK: Final = f"{names.CHAIN_PREFIX}MARK"
 _KEEP: Final = f"{names.CHAIN_PREFIX}KEEP"
 _SNAT: Final = f"{names.CHAIN_PREFIX}SNAT"
+_FORWARD: Final = f"{names.CHAIN_PREFIX}FORWARD"
 _UNMASQUERADE: Final = f"{names.KUBE_PROXY_MASQUERADE:#x}"
 
 
@@ -52,17 +55,20 @@ class Jump:
     chain: str
     match: str
     target: str
+    overrules: bool = False
+    """Not the first rule of the chain but the last, and only where the policy is to drop."""
 
 
 JUMPS: Final = (
     Jump("mangle", "PREROUTING", f"-i {_PODS}", _MARK),
     Jump("mangle", "POSTROUTING", f"! -o {_PODS} -m mark --mark {_UNMASQUERADE}/{_UNMASQUERADE}", _KEEP),
     Jump("nat", "POSTROUTING", "-m conntrack --ctstate DNAT", _SNAT),
+    Jump("filter", "FORWARD", "", _FORWARD, overrules=True),
 )
 
 
 def chains(node: IPv4Address) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
-    """Rules by table and chain; ``node`` is the primary address of the node."""
+    """Rules by table and chain, in the words of iptables-save; ``node`` is the primary address of the node."""
     snat = f"-j SNAT --to-source {node} --random-fully"
     return {
         "mangle": {
@@ -82,43 +88,73 @@ def chains(node: IPv4Address) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
                 ),
             ),
         },
+        "filter": {
+            _FORWARD: (
+                f"-i {_PODS} -j ACCEPT",
+                f"-o {_PODS} -j ACCEPT",
+                # Case 4: such a connection passes the node by cards alone, both ways.
+                f"-m conntrack --ctstate DNAT -m set --match-set {names.IPSET_EXCLUSIVE} dst -j ACCEPT",
+                f"-m conntrack --ctstate DNAT -m set --match-set {names.IPSET_EXCLUSIVE} src -j ACCEPT",
+            ),
+        },
     }
 
 
 def render(node: IPv4Address, present: str) -> str:
     """Input for ``iptables-restore --noflush``: our chains filled anew, in one commit a table, and the jumps to them.
 
-    ``present``: what ``iptables-save`` prints; jumps that stand there are not repeated.
+    ``present``: what ``iptables-save`` prints. What stands there as it should is not written again; nothing to write is
+    the empty text.
     """
+    found = _tables(present)
     lines: list[str] = []
     for table, filled in chains(node).items():
-        lines.append(f"*{table}")
-        lines += (f":{chain} - [0:0]" for chain in filled)
-        lines += (f"-A {chain} {rule}" for chain, rules in filled.items() for rule in rules)
-        lines += (
-            f"-I {jump.chain} {jump.match} -j {jump.target}"
-            for jump in JUMPS
-            if jump.table == table and not _stands(jump, present)
-        )
-        lines.append("COMMIT")
-    return "\n".join(lines) + "\n"
+        there = found.get(table, [])
+        anew = {chain: rules for chain, rules in filled.items() if not _is_filled(chain, rules, there)}
+        written = [f":{chain} - [0:0]" for chain in anew]
+        written += (f"-A {chain} {rule}" for chain, rules in anew.items() for rule in rules)
+        written += (_jump(jump) for jump in JUMPS if jump.table == table and _is_wanting(jump, there))
+        if written:
+            lines += (f"*{table}", *written, "COMMIT")
+    return "".join(f"{line}\n" for line in lines)
 
 
-def _stands(jump: Jump, present: str) -> bool:
-    return any(
-        line.startswith(f"-A {jump.chain} ") and line.endswith(f"-j {jump.target}") for line in present.splitlines()
-    )
+def _tables(present: str) -> Mapping[str, list[str]]:
+    """Lines by table."""
+    found: dict[str, list[str]] = {}
+    table = ""
+    for line in present.splitlines():
+        if line.startswith("*"):
+            table = line[1:]
+        found.setdefault(table, []).append(line)
+    return found
 
 
-def ensure(kernel: Kernel, node: IPv4Address) -> None:
-    """Make the sets and write the chains, in the calling thread's namespace. Idempotent."""
+def _is_filled(chain: str, rules: tuple[str, ...], there: list[str]) -> bool:
+    return [line for line in there if line.startswith(f"-A {chain} ")] == [f"-A {chain} {rule}" for rule in rules]
+
+
+def _is_wanting(jump: Jump, there: list[str]) -> bool:
+    if jump.overrules and not any(line.startswith(f":{jump.chain} DROP ") for line in there):
+        return False
+    return not any(line.startswith(f"-A {jump.chain} ") and line.endswith(f"-j {jump.target}") for line in there)
+
+
+def _jump(jump: Jump) -> str:
+    return " ".join(filter(None, ("-A" if jump.overrules else "-I", jump.chain, jump.match, "-j", jump.target)))
+
+
+def ensure(kernel: Kernel, node: IPv4Address) -> bool:
+    """Make the sets and write what is missing of the chains, in the calling thread's namespace; whether any was."""
     for made in SETS:
         try:
             kernel.sets.call(ipset.create(made))
         except OSError as error:
             raise KernelError(f"ipset {made.name} ({made.type}): {error.strerror}") from error
     text = render(node, _run("iptables-save"))
-    _run("iptables-restore", "--noflush", "--wait", _WAIT, given=text)
+    if text:
+        _run("iptables-restore", "--noflush", "--wait", _WAIT, given=text)
+    return bool(text)
 
 
 def _run(*command: str, given: str = "") -> str:

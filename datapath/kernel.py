@@ -15,8 +15,12 @@ from datapath.netlink import Netlink
 from datapath.state import Netns
 
 _NETLINK_NETFILTER: Final = 12
-_GONE: Final = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL)
-"""No path, or a path that nothing is mounted on any more: setns(2) says EINVAL of a plain file."""
+_MISSING: Final = {
+    errno.ENOENT: "is gone",
+    errno.ENOTDIR: "is gone",
+    # What setns(2) says of a plain file: nothing is mounted on it any more, or not in this mount namespace.
+    errno.EINVAL: "is gone, or not mounted here: its directory needs mount propagation from the host",
+}
 
 
 @dataclass
@@ -29,6 +33,8 @@ class Kernel:
     """nfnetlink in the node's namespace."""
     netns: dict[Netns, int]
     """Descriptors of the namespaces."""
+    missing: str = ""
+    """What there is to say of the pod's namespace, if it could not be entered."""
     indexes: dict[tuple[Netns, str], int] = field(default_factory=dict)
 
     @property
@@ -58,11 +64,14 @@ def opened(pod: str = "") -> Iterator[Kernel]:
         if pod:
             try:
                 inside = stack.enter_context(netns.opened(pod))
-                if not os.path.samestat(os.fstat(inside), os.fstat(home)):
+                if os.path.samestat(os.fstat(inside), os.fstat(home)):
+                    kernel.missing = "is the node's own"
+                else:
                     wire = Netlink(netns.netlink_socket(socket.NETLINK_ROUTE, netns=inside))
                     kernel.routes[Netns.POD] = stack.enter_context(wire)
                     kernel.netns[Netns.POD] = inside
             except OSError as error:
-                if error.errno not in _GONE:
+                if error.errno not in _MISSING:
                     raise
+                kernel.missing = _MISSING[error.errno]
         yield kernel

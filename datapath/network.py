@@ -20,12 +20,12 @@ from typing import Final, Self, TypeVar
 
 from datapath import firewall, kernel, netns, observe, rtnetlink
 from datapath.apply import apply
-from datapath.diff import Op, diff
+from datapath.diff import Op, diff, mend
 from datapath.kernel import Kernel
 from datapath.netlink import each_message
 from datapath.plan import exclusive, node, routed, shared
 from datapath.rtnetlink import Link
-from datapath.state import NOTHING, Eni, Netns, NetState, Sysctl, Veth
+from datapath.state import NOTHING, Eni, Member, Netns, NetState, Sysctl, Veth
 from eniway import names
 from eniway.errors import DeadlineExceeded, InvariantBroken, KernelError, NotReady
 from eniway.metrics import DATAPATH_SECONDS
@@ -75,6 +75,9 @@ class Network:
         self._quick = ThreadPoolExecutor(1, "datapath", _enter, (path,))
         self._slow = ThreadPoolExecutor(_SLOW_THREADS, "datapath-slow", _enter, (path,))
         self._node: _Node | None = None
+        self._cards: set[Mac] = set()
+        """Those on the node that a change is news of."""
+        self._news: socket.socket | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -84,11 +87,34 @@ class Network:
     ) -> None:
         self._quick.shutdown()
         self._slow.shutdown()
+        if self._news is not None:
+            self._news.close()
 
-    async def start(self, *, service_cidr: IPv4Network, primary: Card) -> None:
-        """The state that all pods share: sysctls, the rule to the pods' table, sets and chains. Idempotent; first."""
-        mtu = await self._run("start", lambda: _start(primary), slow=True)
+    async def start(self, *, service_cidr: IPv4Network, primary: Card) -> bool:
+        """The state that all pods share: sysctls, the rule to the pods' table, sets and chains. Before all else.
+
+        Again in each sweep: it writes only what is missing or wrong, and returns whether anything was. What it hands
+        down to the cards' rp_filter ``prepare_card`` takes back, so that comes after it.
+        """
+        if self._news is None:
+            self._news = await self._run(None, lambda: _events(rtnetlink.RTMGRP_LINK | rtnetlink.RTMGRP_IPV4_RULE))
+        mtu, changed = await self._run("start", lambda: _start(primary), slow=True)
         self._node = _Node(service_cidr, mtu)
+        self._cards.add(primary.mac)
+        return changed
+
+    async def changed(self) -> None:
+        """Return once a card's link came, went or was changed, or a rule of ours went, since the last call.
+
+        Links of pods, and cards on their way into a pod, are not news. For one caller at a time, who waits a little
+        before acting: news come in swarms, and some are of our own making.
+        """
+        if self._news is None:
+            raise InvariantBroken("Network.start has not been called")
+        while True:
+            news = await _received(self._news)
+            if news is None or any(_is_news(kind, payload, self._cards) for kind, payload in news):
+                return
 
     async def wait_card(self, mac: Mac, *, deadline: float) -> int:
         """The ifindex of the link with ``mac`` once it is in the node's namespace.
@@ -96,24 +122,38 @@ class Network:
         ``deadline`` is a time of the running loop's clock; DeadlineExceeded after it. Woken by the kernel
         (RTMGRP_LINK).
         """
-        link = await self._until(lambda link: mac in {link.permanent_mac, link.mac}, deadline)
+        link = await self._until(lambda link: observe.has_mac(link, mac), deadline)
         if link is None:
             raise DeadlineExceeded(f"the card {mac} did not appear on this node")
         return link.index
 
-    async def prepare_card(self, card: Card) -> None:
-        """Make a card ready to carry shared pods, from whatever is there. NotReady: it is not on this node."""
+    async def prepare_card(self, card: Card) -> bool:
+        """Make a card ready to carry shared pods, from whatever is there; whether there was anything to do.
+
+        NotReady: it is not on this node.
+        """
         mtu = self._started.mtu
-        await self._run("prepare_card", lambda: _prepare_card(card, mtu))
+        self._cards.add(card.mac)
+        return await self._run("prepare_card", lambda: _prepare_card(card, mtu))
 
     async def retire_card(self, card: Card) -> None:
         """Undo ``prepare_card``. Succeeds when there is nothing left to undo, the card included."""
         mtu = self._started.mtu
+        self._cards.discard(card.mac)
         await self._run("retire_card", lambda: _retire_card(card, mtu), slow=True)
 
     async def claim_ranges(self, cidrs: Collection[IPv4Network]) -> None:
         """Addresses of ``cidrs``, the node's podCIDR, end here: one that no pod has is unreachable. Idempotent."""
         await self._run("claim_ranges", lambda: _claim_ranges(cidrs))
+
+    async def park_card(self, card: Card) -> bool:
+        """Make sure that a card that waits for a pod is clean: down, nothing on it; whether there was anything to do.
+
+        NotReady: it is not on this node, or in a pod.
+        """
+        mtu = self._started.mtu
+        self._cards.add(card.mac)
+        return await self._run("park_card", lambda: _park_card(card, mtu))
 
     async def attach(self, lease: Lease) -> Attachment:
         """Bring the pod's side and the node's to what the lease says, from whatever is there.
@@ -122,18 +162,26 @@ class Network:
         """
         known = self._started
         slow = lease.kind is Kind.EXCLUSIVE
-        attachment = await self._run("attach", lambda: _attach(lease, known), slow=slow)
-        if attachment is None:
+        ops = await self._run("attach", lambda: _bring(lease, known, diff), slow=slow)
+        if ops is None:
             # Its last pod's namespace may have gone with the card in it: the kernel brings it home, a little later.
             deadline = asyncio.get_running_loop().time() + _HOMECOMING_SECONDS
-            await self._until(lambda link: observe.is_card(link, lease.card), deadline)
-            attachment = await self._run("attach", lambda: _attach(lease, known), slow=slow)
-        if attachment is None:
-            raise NotReady(f"the card {lease.card.eni_id} ({lease.card.mac}) is not on this node")
-        return attachment
+            await self._until(lambda link: observe.may_be(link, lease.card), deadline)
+            ops = await self._run("attach", lambda: _bring(lease, known, diff), slow=slow)
+        if ops is None:
+            raise _not_here(lease.card)
+        return _attachment(_plan(lease, known))
+
+    async def repair(self, lease: Lease) -> tuple[Op, ...]:
+        """Do what ``check`` says, and return it. NotReady: the lease's card is not on this node."""
+        known = self._started
+        ops = await self._run("repair", lambda: _bring(lease, known, mend), slow=lease.kind is Kind.EXCLUSIVE)
+        if ops is None:
+            raise _not_here(lease.card)
+        return ops
 
     async def check(self, lease: Lease) -> tuple[Op, ...]:
-        """What ``attach`` would do: nothing, if all is as planned."""
+        """What is missing or wrong of what ``attach`` did. What the pod did besides, in its own namespace, is not."""
         known = self._started
         return await self._run("check", lambda: _check(lease, known))
 
@@ -158,6 +206,24 @@ class Network:
         """Remove what the node's side holds of a lease that nobody knows."""
         await self._run("remove_orphan", lambda: _remove_orphan(key), slow=True)
 
+    async def prune(self, leases: Callable[[], Collection[Lease]]) -> int:
+        """Remove members of our sets that belong to no lease; how many.
+
+        ``leases``: all there are, intended ones included. It is asked after the kernel, because a lease is in the books
+        before it is in the kernel, and again at the end: one that came in between gets back what was taken from it.
+        """
+        known = self._started
+        found = await self._run(None, _members)
+        held = {address for lease in leases() for address in _addresses(lease)}
+        stale = frozenset(item for item in found if item.address not in held)
+        if stale:
+            await self._run("prune", lambda: _apply(diff(stale, NOTHING)))
+            gone = {item.address for item in stale}
+            late = [lease for lease in leases() if gone.intersection(_addresses(lease))]
+            planned = frozenset(item for lease in late for item in _plan(lease, known) if isinstance(item, Member))
+            await self._run(None, lambda: _apply(diff(NOTHING, planned)))
+        return len(stale)
+
     @property
     def _started(self) -> _Node:
         if self._node is None:
@@ -166,7 +232,7 @@ class Network:
 
     async def _until(self, wanted: Callable[[Link], bool], deadline: float) -> Link | None:
         """The link that is wanted, once it is in the node's namespace; None at ``deadline``."""
-        events = await self._run(None, _link_events)
+        events = await self._run(None, lambda: _events(rtnetlink.RTMGRP_LINK))
         with events, suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 while True:
@@ -199,25 +265,29 @@ class Network:
 # --- the work, in a thread
 
 
-def _start(primary: Card) -> int:
+def _start(primary: Card) -> tuple[int, bool]:
+    """MTU of the primary card, and whether anything was changed."""
     with kernel.opened() as opened:
-        link = observe.find(opened, lambda link: observe.is_card(link, primary))
+        link = observe.find_card(opened, primary)
         if link is None:
             raise KernelError(f"the primary card {primary.eni_id} ({primary.mac}) is not on this node")
-        firewall.ensure(opened, primary.address)
+        written = firewall.ensure(opened, primary.address)
         desired = node.node(observe.rp_filters(opened))
         paths = [item.path for item in desired if isinstance(item, Sysctl)]
-        apply(opened, diff(observe.node(opened, paths), desired))
-        return link.mtu
+        ops = diff(observe.node(opened, paths), desired)
+        apply(opened, ops)
+        return link.mtu, written or bool(ops)
 
 
-def _prepare_card(card: Card, mtu: int) -> None:
+def _prepare_card(card: Card, mtu: int) -> bool:
     with kernel.opened() as opened:
         observed = observe.shared_card(opened, card)
         name = next((item.name for item in observed if isinstance(item, Eni)), None)
         if name is None:
-            raise NotReady(f"the card {card.eni_id} ({card.mac}) is not on this node")
-        apply(opened, diff(observed, node.shared_card(card, name=name, mtu=mtu)))
+            raise _not_here(card)
+        ops = diff(observed, node.shared_card(card, name=name, mtu=mtu))
+        apply(opened, ops)
+        return bool(ops)
 
 
 def _retire_card(card: Card, mtu: int) -> None:
@@ -231,21 +301,34 @@ def _claim_ranges(cidrs: Collection[IPv4Network]) -> None:
         apply(opened, diff(observe.ranges(opened), routed.ranges(cidrs)))
 
 
-def _attach(lease: Lease, known: _Node) -> Attachment | None:
-    """None: the card is neither in the pod nor on the node."""
+def _park_card(card: Card, mtu: int) -> bool:
+    with kernel.opened() as opened:
+        observed = observe.shared_card(opened, card)
+        if not _has_card(observed):
+            raise _not_here(card)
+        ops = diff(observed, _home(observed, card, mtu))
+        apply(opened, ops)
+        return bool(ops)
+
+
+def _bring(
+    lease: Lease, known: _Node, compare: Callable[[NetState, NetState], tuple[Op, ...]]
+) -> tuple[Op, ...] | None:
+    """Carry out what ``compare`` finds. None: the card is neither in the pod nor on the node."""
     with kernel.opened(lease.netns) as opened:
         if not opened.has_pod:
-            raise KernelError(f"the pod's network namespace {lease.netns!r} is gone")
+            raise KernelError(f"the pod's network namespace {lease.netns!r} {opened.missing}")
         observed, desired = _observe(opened, lease), _plan(lease, known)
         if lease.kind is Kind.EXCLUSIVE and not _has_card(observed):
             return None
-        apply(opened, diff(observed, desired))
-    return _attachment(desired)
+        ops = compare(observed, desired)
+        apply(opened, ops)
+    return ops
 
 
 def _check(lease: Lease, known: _Node) -> tuple[Op, ...]:
     with kernel.opened(lease.netns) as opened:
-        return diff(_observe(opened, lease), _plan(lease, known))
+        return mend(_observe(opened, lease), _plan(lease, known))
 
 
 def _detach(lease: Lease, mtu: int) -> None:
@@ -270,6 +353,16 @@ def _remove_orphan(key: LeaseKey) -> None:
         apply(opened, diff(observe.orphan(opened, key), NOTHING))
 
 
+def _members() -> frozenset[Member]:
+    with kernel.opened() as opened:
+        return observe.members(opened)
+
+
+def _apply(ops: Collection[Op]) -> None:
+    with kernel.opened() as opened:
+        apply(opened, ops)
+
+
 # --- what a lease means
 
 
@@ -290,8 +383,12 @@ def _observe(opened: Kernel, lease: Lease) -> NetState:
         lease.key,
         peer=names.SERVICE_LINK if alone else lease.key.ifname,
         card=lease.card if alone else None,
-        addresses=[address for address in (lease.address, lease.service_address) if address is not None],
+        addresses=_addresses(lease),
     )
+
+
+def _addresses(lease: Lease) -> list[IPv4Address]:
+    return [address for address in (lease.address, lease.service_address) if address is not None]
 
 
 def _home(observed: NetState, card: Card, mtu: int) -> NetState:
@@ -315,11 +412,15 @@ def _attachment(desired: NetState) -> Attachment:
     return Attachment(veth.name, tuple(links))
 
 
+def _not_here(card: Card) -> NotReady:
+    return NotReady(f"the card {card.eni_id} ({card.mac}) is not on this node")
+
+
 # --- events
 
 
-def _link_events() -> socket.socket:
-    events = netns.netlink_socket(socket.NETLINK_ROUTE, groups=rtnetlink.RTMGRP_LINK)
+def _events(groups: int) -> socket.socket:
+    events = netns.netlink_socket(socket.NETLINK_ROUTE, groups=groups)
     events.setblocking(False)
     return events
 
@@ -331,13 +432,29 @@ def _find(wanted: Callable[[Link], bool]) -> Link | None:
 
 async def _concerns(events: socket.socket, wanted: Callable[[Link], bool]) -> bool:
     """Wait for news of links; True if they may be about the one that is wanted."""
+    news = await _received(events)
+    return news is None or any(
+        kind == rtnetlink.RTM_NEWLINK and wanted(rtnetlink.link(payload)) for kind, payload in news
+    )
+
+
+def _is_news(kind: int, payload: bytes, cards: Collection[Mac]) -> bool:
+    """Whether a message is of a rule of ours that went, or of a card, unless that went into a pod."""
+    if kind == rtnetlink.RTM_DELRULE:
+        return rtnetlink.rule(payload) is not None
+    if kind not in {rtnetlink.RTM_NEWLINK, rtnetlink.RTM_DELLINK}:
+        return False
+    link = rtnetlink.link(payload)
+    return not link.moved and any(observe.has_mac(link, mac) for mac in cards)
+
+
+async def _received(events: socket.socket) -> list[tuple[int, bytes]] | None:
+    """Type and payload of the next messages; None: some were lost."""
     try:
         data = await asyncio.get_running_loop().sock_recv(events, 1 << 16)
     except OSError:
-        return True  # ENOBUFS: news were lost
-    return any(
-        kind == rtnetlink.RTM_NEWLINK and wanted(rtnetlink.link(payload)) for kind, _, _, payload in each_message(data)
-    )
+        return None  # ENOBUFS
+    return [(kind, payload) for kind, _, _, payload in each_message(data)]
 
 
 def _enter(path: str) -> None:

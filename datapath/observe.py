@@ -22,6 +22,10 @@ from eniway import names
 from eniway.model import Card, LeaseKey, Mac
 
 SYSCTL: Final = Path("/proc/sys")
+_BORROWERS: Final = frozenset({"vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "bridge", "bond", "team"})
+"""Kinds of links that are stacked on others and take their MAC."""
+_EVERY: Final = (b"",)
+"""About all members of a set."""
 
 
 def lease(kernel: Kernel, key: LeaseKey, *, peer: str, card: Card | None, addresses: Iterable[IPv4Address]) -> NetState:
@@ -40,9 +44,12 @@ def lease(kernel: Kernel, key: LeaseKey, *, peer: str, card: Card | None, addres
         if veth.peer is not None:
             devices[Netns.POD][kernel.indexes[Netns.POD, veth.peer]] = veth.peer
     if card is not None:
-        where, link = Netns.POD, next((link for link in inside if is_card(link, card)), None)
-        if link is None:
-            where, link = Netns.NODE, find(kernel, lambda link: is_card(link, card))
+        where, link = Netns.POD, surest(inside, card)
+        if link is None or link.alias != card.eni_id:
+            # A MAC alone proves nothing in a pod, which can give it to any link.
+            at_home = find_card(kernel, card)
+            if at_home is not None:
+                where, link = Netns.NODE, at_home
         if link is not None:
             items.add(_eni(card, link, where))
             devices[where][link.index] = link.name
@@ -60,7 +67,7 @@ def shared_card(kernel: Kernel, card: Card) -> NetState:
     table = names.eni_table(card.slot)
     items: set[Item] = {rule for rule in _rules(kernel) if rule.table == table}
     devices: dict[int, str] = {}
-    link = find(kernel, lambda link: is_card(link, card))
+    link = find_card(kernel, card)
     if link is not None:
         items.add(_eni(card, link, Netns.NODE))
         devices[link.index] = link.name
@@ -87,9 +94,32 @@ def find(kernel: Kernel, wanted: Callable[[Link], bool]) -> Link | None:
     return next(filter(wanted, _links(kernel, Netns.NODE)), None)
 
 
-def is_card(link: Link, card: Card) -> bool:
-    """Whether a link is the card: by MAC, or by the ENI id it bears while in a pod, which may have changed its MAC."""
-    return link.group != names.LINK_GROUP and (link.alias == card.eni_id or card.mac in {link.permanent_mac, link.mac})
+def find_card(kernel: Kernel, card: Card) -> Link | None:
+    """The card's link in the node's namespace."""
+    return surest(_links(kernel, Netns.NODE), card)
+
+
+def surest(links: Iterable[Link], card: Card) -> Link | None:
+    """The link that is the card.
+
+    In this order: it bears the ENI id, as it does while in a pod, which may have changed its MAC and given it to
+    another link; its hardware has the MAC; it has the MAC.
+    """
+    return min(
+        (link for link in links if may_be(link, card)),
+        key=lambda link: (link.alias != card.eni_id, link.permanent_mac != card.mac),
+        default=None,
+    )
+
+
+def may_be(link: Link, card: Card) -> bool:
+    """Whether a link has anything of the card's."""
+    return link.kind not in _BORROWERS and (link.alias == card.eni_id or has_mac(link, card.mac))
+
+
+def has_mac(link: Link, mac: Mac) -> bool:
+    """Whether a link has a MAC, or had it from the beginning, and not from a link beneath it."""
+    return link.kind not in _BORROWERS and mac in {link.mac, link.permanent_mac}
 
 
 def leases(kernel: Kernel) -> Mapping[LeaseKey, str]:
@@ -117,6 +147,11 @@ def orphan(kernel: Kernel, key: LeaseKey) -> NetState:
     link = names.host_link(key)
     pairs = frozenset(item for item in _listed(kernel, names.IPSET_HAIRPIN, [link.encode()]) if item.dev == link)
     return found | _members(kernel, frozenset(addresses | {item.address for item in pairs}))
+
+
+def members(kernel: Kernel) -> frozenset[Member]:
+    """All members of all our sets."""
+    return frozenset(_all_listed(kernel, _EVERY))
 
 
 # --- parts
@@ -168,6 +203,7 @@ def _eni(card: Card, link: Link, where: Netns) -> Eni:
         up=link.up,
         rp_filter=link.rp_filter,
         altnames=link.altnames,
+        xdp=link.xdp,
     )
 
 
@@ -202,10 +238,13 @@ def _rules(kernel: Kernel) -> set[Rule]:
 
 
 def _members(kernel: Kernel, addresses: frozenset[IPv4Address]) -> frozenset[Member]:
-    sets = (names.IPSET_SOURCES, names.IPSET_PODS, names.IPSET_EXCLUSIVE, names.IPSET_HAIRPIN)
-    about = [address.packed for address in addresses]
-    listed = (item for name in sets for item in _listed(kernel, name, about))
+    listed = _all_listed(kernel, [address.packed for address in addresses])
     return frozenset(item for item in listed if item.address in addresses)
+
+
+def _all_listed(kernel: Kernel, about: Collection[bytes]) -> Iterator[Member]:
+    for name in (names.IPSET_SOURCES, names.IPSET_PODS, names.IPSET_EXCLUSIVE, names.IPSET_HAIRPIN):
+        yield from _listed(kernel, name, about)
 
 
 def _listed(kernel: Kernel, name: str, about: Collection[bytes]) -> Iterator[Member]:

@@ -29,13 +29,16 @@ from datapath.state import Addr, Neigh, Netns, Route, Rule
 from eniway import names
 from eniway.model import Mac
 
-RTMGRP_LINK: Final = 1
+RTMGRP_LINK: Final = 0x1
+RTMGRP_IPV4_RULE: Final = 0x80
 RTM_NEWLINK: Final = 16
-_DELLINK, _GETLINK, _SETLINK, _DELLINKPROP = 17, 18, 19, 109
+RTM_DELLINK: Final = 17
+RTM_DELRULE: Final = 33
+_GETLINK, _SETLINK, _DELLINKPROP = 18, 19, 109
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _NEWNEIGH, _DELNEIGH, _GETNEIGH = 28, 29, 30
-_NEWRULE, _DELRULE, _GETRULE = 32, 33, 34
+_NEWRULE, _GETRULE = 32, 34
 
 _IFINFO: Final = struct.Struct("=BxHiII")
 _IFADDR: Final = struct.Struct("=BBBBI")
@@ -45,9 +48,12 @@ _ND: Final = struct.Struct("=BxxxiHBB")
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_TXQLEN, _IFLA_LINKINFO, _IFLA_IFALIAS = 1, 3, 4, 5, 13, 18, 20
 _IFLA_AF_SPEC, _IFLA_GROUP, _IFLA_NET_NS_FD, _IFLA_EXT_MASK, _IFLA_LINK_NETNSID = 26, 27, 28, 29, 37
 _IFLA_PROP_LIST, _IFLA_ALT_IFNAME, _IFLA_PERM_ADDRESS = 52, 53, 54
+_IFLA_XDP, _IFLA_XDP_FD, _IFLA_XDP_FLAGS, _IFLA_NEW_NETNSID = 43, 1, 3, 45
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _IFLA_INET_CONF, _IPV4_DEVCONF_RP_FILTER = 1, 8
 _RTEXT_FILTER_SKIP_STATS: Final = 8
+_XDP_MODES: Final = {5: 1 << 2, 6: 1 << 1, 7: 1 << 3}
+"""IFLA_XDP_{DRV,SKB,HW}_PROG_ID, of which each attached program has one, and XDP_FLAGS_*_MODE to take it off by."""
 
 _IFF_UP: Final = 0x1
 _IFF_SET_BY_USERS: Final = 0x80 | 0x100 | 0x200  # NOARP, PROMISC, ALLMULTI
@@ -69,7 +75,7 @@ class Link:
     """IFLA_INFO_KIND: "veth", …; empty for hardware."""
     mac: Mac
     permanent_mac: Mac
-    """What the hardware says, where it says anything; else ``mac``."""
+    """What the hardware says; empty where it says nothing."""
     mtu: int
     txqlen: int
     up: bool
@@ -79,6 +85,10 @@ class Link:
     peer_index: int
     """ifindex of a veth's other end, in its own namespace."""
     altnames: tuple[str, ...]
+    xdp: tuple[int, ...]
+    """Modes in which XDP programs are attached (XDP_FLAGS_*_MODE)."""
+    moved: bool
+    """Of an RTM_DELLINK: it only went to another namespace."""
 
 
 # --- links
@@ -101,15 +111,14 @@ def link(payload: bytes) -> Link:
     """Read the payload of an RTM_NEWLINK."""
     _, _, index, flags, _ = _IFINFO.unpack_from(payload)
     found = attributes(payload[16:])
-    mac = _mac(found.get(_IFLA_ADDRESS, b""))
     kind = attributes(found.get(_IFLA_LINKINFO, b"")).get(_IFLA_INFO_KIND, b"")
     names_ = each_attribute(found.get(_IFLA_PROP_LIST, b""))
     return Link(
         index=index,
         name=_text(found[_IFLA_IFNAME]),
         kind=_text(kind),
-        mac=mac,
-        permanent_mac=_mac(found[_IFLA_PERM_ADDRESS]) if _IFLA_PERM_ADDRESS in found else mac,
+        mac=_mac(found.get(_IFLA_ADDRESS, b"")),
+        permanent_mac=_mac(found.get(_IFLA_PERM_ADDRESS, b"")),
         mtu=_number(found.get(_IFLA_MTU)),
         txqlen=_number(found.get(_IFLA_TXQLEN)),
         up=bool(flags & _IFF_UP),
@@ -118,6 +127,8 @@ def link(payload: bytes) -> Link:
         rp_filter=_rp_filter(found.get(_IFLA_AF_SPEC, b"")),
         peer_index=_number(found.get(_IFLA_LINK)),
         altnames=tuple(_text(data) for kind_, data in names_ if kind_ == _IFLA_ALT_IFNAME),
+        xdp=tuple(_XDP_MODES[kind_] for kind_, _ in each_attribute(found.get(_IFLA_XDP, b"")) if kind_ in _XDP_MODES),
+        moved=_IFLA_NEW_NETNSID in found,
     )
 
 
@@ -196,9 +207,15 @@ def remove_altnames(index: int, altnames: Iterable[str]) -> Message:
     return Message(_DELLINKPROP, _IFINFO.pack(0, 0, index, 0, 0) + listed)
 
 
+def remove_xdp(index: int, mode: int) -> Message:
+    """Take the XDP program of one mode off a link. EBUSY: a BPF link holds it there."""
+    program = (attribute(_IFLA_XDP_FD, struct.pack("=i", -1)), number(_IFLA_XDP_FLAGS, mode))
+    return Message(_SETLINK, _IFINFO.pack(0, 0, index, 0, 0) + nested(_IFLA_XDP, *program))
+
+
 def remove_link(index: int) -> Message:
     """Delete a link; of a veth, both ends."""
-    return Message(_DELLINK, _IFINFO.pack(0, 0, index, 0, 0))
+    return Message(RTM_DELLINK, _IFINFO.pack(0, 0, index, 0, 0))
 
 
 # --- addresses
@@ -349,7 +366,7 @@ def add_rule(item: Rule) -> Message:
 
 def remove_rule(item: Rule) -> Message:
     """Remove a rule. ENOENT: there is none such."""
-    return Message(_DELRULE, _rule(item))
+    return Message(RTM_DELRULE, _rule(item))
 
 
 def _rule(item: Rule) -> bytes:

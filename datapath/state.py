@@ -65,6 +65,8 @@ class Eni:
     up: bool
     rp_filter: int | None
     altnames: tuple[str, ...] | None
+    xdp: tuple[int, ...] | None
+    """Modes in which XDP programs are attached."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

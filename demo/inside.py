@@ -34,12 +34,12 @@ def pids(uids: Iterable[str], proc: Path = Path("/proc")) -> dict[str, int]:
     return found
 
 
-def resident(uid: str, proc: Path = Path("/proc")) -> int:
-    """Resident memory of all processes of a pod, in bytes."""
+def resident(container: str, proc: Path = Path("/proc")) -> int:
+    """Resident memory of all processes of a container, by its id, in bytes."""
     total = 0
     for process in proc.glob("[0-9]*"):
         try:
-            if f"pod{uid}" in (process / "cgroup").read_text():
+            if container in (process / "cgroup").read_text():
                 lines = (process / "status").read_text().splitlines()
                 total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
         except OSError:  # it has ended meanwhile

@@ -20,20 +20,20 @@ from eniallocator.clock import Clock
 from eniallocator.cloud.api import CloudApi
 from eniallocator.conditions import Conditions
 from eniallocator.devices import Device, devices
-from eniallocator.grants import Grants
+from eniallocator.grants import Grants, Turn
 from eniallocator.inventory import Inventory
 from eniallocator.ledger import Ledger
 from eniallocator.lifecycle import State
 from eniallocator.opening import Opening
 from eniallocator.plan import CardView, Demand
 from eniallocator.pool import Pool
-from eniallocator.records import AddressRecord, Change, Drop, LeaseRecord, Put, RoutedAddress, Use
+from eniallocator.records import AddressRecord, Change, Drop, EniRecord, LeaseRecord, Put, RoutedAddress, Use
 from eniallocator.routed import Routed
 from eniallocator.store import Store
 from eniallocator.waiting import Outlook, Ticket, overdue
 from eniway import log, metrics
 from eniway.config import NodeConfig
-from eniway.errors import ConflictError, DeadlineExceeded, InvalidRequest, NotReady
+from eniway.errors import ConflictError, DeadlineExceeded, InvalidRequest, InvariantBroken, NotReady
 from eniway.model import Capacity, Card, Kind, Lease, LeaseKey, PodRef, Slot, VSwitchId, Wish
 
 _log = log.get(__name__)
@@ -198,7 +198,8 @@ class Books:
     async def release(self, key: LeaseKey) -> None:
         """End a lease.
 
-        Its addresses cool down, an exclusive card is free again at once. None of that key is no error.
+        Its addresses cool down, an exclusive card is free again at once. One that the cloud took away under the pod is
+        forgotten: the VPC no longer delivers it here. None of that key is no error.
         """
         for ticket in self._queue:
             if ticket.key == key and not ticket.granted.done():
@@ -210,17 +211,34 @@ class Books:
             self._routed.released()
 
     def lease(self, key: LeaseKey) -> Lease | None:
-        """The lease of that key."""
+        """The lease of that key; None too as long as its card is not known in full."""
         held = self._inventory.leases.get(key)
-        return None if held is None else self._inventory.lease_of(held)
+        return None if held is None else self._told(held)
 
     def leases(self) -> Sequence[Lease]:
-        """All leases."""
-        return [self._inventory.lease_of(held) for held in self._inventory.leases.values()]
+        """All leases, but of cards that are not known in full."""
+        told = map(self._told, self._inventory.leases.values())
+        return [lease for lease in told if lease is not None]
 
     def cards(self) -> Sequence[Card]:
         """The primary card and those in service."""
         return [eni.card for eni in self._inventory.enis.values() if eni.state is State.READY]
+
+    def shared_cards(self) -> Sequence[Card]:
+        """Those in service for shared pods."""
+        return [eni.card for eni in self._in_service(Use.SHARED)]
+
+    def idle_exclusive_cards(self) -> Sequence[Card]:
+        """Those in service that wait for a pod."""
+        idle = [eni for eni in self._in_service(Use.EXCLUSIVE) if self._inventory.holder_of_card(eni.token) is None]
+        return [eni.card for eni in idle]
+
+    def card_missing(self, card: Card) -> None:
+        """A shared card is not on this node.
+
+        Nothing is handed out of it until it can be prepared again, and the cloud is asked about it soon.
+        """
+        self._pool.card_missing(card)
 
     @property
     def primary(self) -> Card:
@@ -293,6 +311,7 @@ class Books:
         """The status of this node's NodeNetwork."""
         views = self._views()
         capacity = self._capacity(views)
+        outlook = self._outlook()
         return publish.node_network(
             identity=self._identity,
             vswitches=[VSwitchId(vswitch.vswitch_id) for vswitch in self._vswitches.usable()],
@@ -302,7 +321,8 @@ class Books:
             conditions=self._conditions.judge(
                 started=self._pool.started,
                 addresses=publish.free_by_default(capacity, self._config.default_wish),
-                shortage=publish.shortage(self._outlook().shortage, self._routed.shortage(), self._config.default_wish),
+                shortage=publish.shortage(outlook.shortage, outlook.routed, self._config.default_wish),
+                obstacle=outlook.obstacle,
                 routed=self._routed.standing(),
                 trouble=self._cloud.trouble,
                 wall=self._clock.wall(),
@@ -332,9 +352,22 @@ class Books:
                 f"{held.key.alias} is a lease of {held.pod} ({held.pod.uid}, {held.kind}),"
                 f" not of {pod} ({pod.uid}, {' or '.join(sorted(kinds))})"
             )
-        lease = self._inventory.lease_of(held)
+        lease = self._told(held)
+        if lease is None:
+            raise NotReady(f"the card of {held.key.alias} is not known in full yet")
         await self._store.flush()
         return lease
+
+    def _told(self, held: LeaseRecord) -> Lease | None:
+        try:
+            return self._inventory.lease_of(held)
+        except InvariantBroken as error:
+            # One lease that contradicts the books keeps nobody else's from being served.
+            _log.error("a lease is passed over", pod=str(held.pod), container=held.key.container_id, error=str(error))
+            return None
+
+    def _in_service(self, use: Use) -> list[EniRecord]:
+        return [eni for eni in self._inventory.enis.values() if eni.use is use and eni.state is State.READY]
 
     def _check_slot(self, kind: Kind, slot: Slot | None) -> None:
         if kind is not Kind.EXCLUSIVE:
@@ -393,13 +426,20 @@ class Books:
 
     def _serve(self) -> None:
         """Give to those in line, in order. Tickets of two kinds do not stand in each other's way."""
-        now, ahead = self._clock.monotonic(), 0
-        # After the first shared pod that gets nothing no other gets anything, so this is counted once.
-        coming = functools.cache(self._coming)
+        if not self._queue:
+            return
+        limits = self._pool.limits()
+        # After the first shared pod that gets nothing no other gets anything, so what may come is counted once.
+        turn = Turn(
+            now=self._clock.monotonic(),
+            shared_slots=None if limits is None else limits.shared_slots,
+            coming=functools.cache(self._coming),
+        )
+        ahead = 0
         for ticket in tuple(self._queue):
             if ticket.granted.done():
                 continue
-            record = self._grants.grant(ticket, now, ahead=ahead, coming=coming)
+            record = self._grants.grant(ticket, turn, ahead=ahead)
             if record is None:
                 ahead += ticket.kind is Kind.SHARED
                 continue
@@ -417,14 +457,15 @@ class Books:
         return ticket.granted.done()
 
     def _rested(self, held: LeaseRecord) -> list[Change]:
-        """Let the addresses of an ended lease cool down; an exclusive card's own needs no rest."""
+        """Let the addresses of an ended lease cool down; an exclusive card's own needs none, nor one that is gone."""
         now, wall = self._clock.monotonic(), self._clock.wall()
         if held.kind is Kind.ROUTED:
             self._inventory.cool([held.address], now)
             return [Put(RoutedAddress(held.address, wall))]
-        cooling = [address for address in held.addresses if held.kind is not Kind.EXCLUSIVE or address != held.address]
-        self._inventory.cool(cooling, now)
-        return [Put(replace(self._inventory.addresses[address], released=wall)) for address in cooling]
+        ending = [address for address in held.addresses if held.kind is not Kind.EXCLUSIVE or address != held.address]
+        known = [self._inventory.addresses[address] for address in ending]
+        self._inventory.cool([record.address for record in known if not record.orphan], now)
+        return [Drop(record) if record.orphan else Put(replace(record, released=wall)) for record in known]
 
     def _coming(self) -> int | None:
         """Shared addresses that are free or can be had; None before the cloud has been seen."""
@@ -442,11 +483,13 @@ class Books:
         limits = self._pool.limits()
         trouble = self._cloud.trouble
         capacity = self.capacity()
-        nowhere = self._vswitches.choose(self._clock.monotonic()) is None
+        unread = "" if self._vswitches.all_known() else "the vSwitches"
+        if limits is None:
+            unread = f"the limits of {self._identity.instance_type}"
         return Outlook(
-            limits_known=limits is not None,
+            unread=unread,
             blocked=self._pool.blocked if limits is not None and limits.vswitch is None else "",
-            vswitches=f"{', '.join(self._config.vswitches)} of zone {self._identity.zone}" if nowhere else "",
+            vswitches=self._no_vswitch(),
             addresses=capacity["addresses"],
             shared_slots=0 if limits is None else len(limits.shared_slots),
             instance_type=self._identity.instance_type,
@@ -454,6 +497,14 @@ class Books:
             routed_full=bool(self._routed.standing().possible and not capacity["routed"].cooling),
             trouble="" if trouble is None else trouble.message,
         )
+
+    def _no_vswitch(self) -> str:
+        configured = f"{', '.join(self._config.vswitches)} of zone {self._identity.zone}"
+        if not self._vswitches.usable():
+            return f"no vSwitch to take addresses from: expected one of {configured} in the VPC {self._identity.vpc_id}"
+        if self._vswitches.choose(self._clock.monotonic()) is None:
+            return f"no free address in {configured}"
+        return ""
 
     def _capacity(self, views: tuple[CardView, ...]) -> dict[str, Capacity]:
         return {

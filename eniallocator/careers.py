@@ -49,12 +49,16 @@ class Kernel(Protocol):
         """
         ...
 
-    async def prepare_card(self, card: Card) -> None:
+    async def prepare_card(self, card: Card) -> object:
         """Make a shared card carry pods; idempotent."""
         ...
 
     async def retire_card(self, card: Card) -> None:
         """Undo ``prepare_card``; idempotent."""
+        ...
+
+    async def park_card(self, card: Card) -> object:
+        """Have an exclusive card wait for its pod, clean and left alone by whoever configures links; idempotent."""
         ...
 
 
@@ -105,7 +109,8 @@ class Careers:
         self._random = random
         self._refused = refused
         self._known = known
-        self._fresh: set[tuple[str, State]] = set()
+        self._fresh: dict[str, State] = {}
+        """The state that this process last took a card to, as long as its work has not been begun."""
         self._work: Mapping[Work, Callable[[EniRecord], Awaitable[None]]] = {
             Work.CREATE: self._create,
             Work.PLACE: self._place,
@@ -118,7 +123,7 @@ class Careers:
 
     def begin(self, record: EniRecord) -> asyncio.Future[None]:
         """Write the intent to create a card: in memory at once, durable when the future is done."""
-        self._fresh.add((record.token, State.CREATING))
+        self._fresh[record.token] = State.CREATING
         return self._store.intend(Put(record))
 
     def discard(self, token: str) -> Awaitable[None]:
@@ -166,7 +171,7 @@ class Careers:
             await self._clock.sleep(delay)
 
     async def _prepare_again(self, eni: EniRecord) -> bool:
-        """After a restart: see that the kernel knows a shared card that is in service."""
+        """After a restart, or when it was missed: see that the kernel knows a shared card that is in service."""
         try:
             await self._kernel.prepare_card(eni.card)
         except (KernelError, NotReady) as error:
@@ -192,25 +197,30 @@ class Careers:
         """Move a card on: in memory at once, on disk when awaited."""
         eni = self._inventory.enis[token]
         state, _ = lifecycle.step(eni.state, event)
+        drops = [Drop(self._inventory.addresses[address]) for address in self._inventory.of_card(token)]
         if state is State.GONE:
-            drops = [Drop(self._inventory.addresses[address]) for address in self._inventory.of_card(token)]
             assigns = [Drop(assign) for assign in self._inventory.assigns.values() if assign.eni == token]
             self._inventory.kernel_knows.discard(token)
+            self._fresh.pop(token, None)
             _log.info("card gone", eni=eni.eni_id, slot=eni.slot, after=str(eni.state), because=str(event))
             return self._store.settle(*drops, *assigns, Drop(eni))
         if state is State.DELETING:
-            fields["slot"] = None
-        self._fresh.add((token, state))
-        after = replace(eni, state=state, since=self._clock.wall(), **fields)
+            # Its addresses and MAC are another card's as soon as the cloud has deleted it, before we hear of that.
+            fields |= {"slot": None, "mac": None, "address": None}
+            more = (*drops, *more)
+        self._fresh[token] = state
+        # One that fell back is as late as it was.
+        since = eni.since if event in (Event.FELL_BACK, Event.PLACED) else self._clock.wall()
+        after = replace(eni, state=state, since=since, **fields)
         _log.info("card", eni=after.eni_id, slot=after.slot, use=str(eni.use), state=str(state), because=str(event))
-        return self._store.settle(Put(after), *more)
+        freed = () if after.address is None else self._inventory.freed_for(token, after.address)
+        return self._store.settle(*freed, Put(after), *more)
 
     def _is_fresh(self, eni: EniRecord) -> bool:
         """Whether this is the first try in a state that this process entered; true once."""
-        entry = (eni.token, eni.state)
-        if entry not in self._fresh:
+        if self._fresh.get(eni.token) is not eni.state:
             return False
-        self._fresh.remove(entry)
+        del self._fresh[eni.token]
         return True
 
     def _patience(self) -> float:
@@ -303,6 +313,8 @@ class Careers:
         if eni.use is Use.SHARED:
             await self._kernel.prepare_card(eni.card)
             self._inventory.kernel_knows.add(eni.token)
+        else:
+            await self._kernel.park_card(eni.card)
         await self._step(eni.token, Event.PREPARED)
 
     async def _retire(self, eni: EniRecord) -> None:

@@ -27,12 +27,21 @@ class Conditions:
         self._known: dict[str, Condition] = {}
 
     def judge(
-        self, *, started: bool, addresses: int, shortage: str, routed: Standing, trouble: Trouble | None, wall: float
+        self,
+        *,
+        started: bool,
+        addresses: int,
+        shortage: str,
+        obstacle: str,
+        routed: Standing,
+        trouble: Trouble | None,
+        wall: float,
     ) -> list[Condition]:
         """All of them now.
 
         ``started``: limits, vSwitches and cards of the cloud have been seen; ``addresses``: how many more pods can
-        have that ask for nothing, ``shortage``: why there are no more.
+        have that ask for nothing, ``shortage``: why there are no more; ``obstacle``: why no card can be made, "" where
+        one could.
         """
         if started:
             self._set("Ready", True, "Serving", "", wall)
@@ -45,6 +54,12 @@ class Conditions:
         else:
             self._set("SufficientIP", None, "Starting", "not known yet", wall)
         self._set("RoutedPods", routed.possible, routed.reason, routed.message, wall)
+        if obstacle:
+            self._set("CanGrow", False, "Refused", f"no card can be made: {obstacle}", wall)
+        elif started:
+            self._set("CanGrow", True, "Allowed", "", wall)
+        else:
+            self._set("CanGrow", None, "Starting", "not known yet", wall)
         if trouble is None:
             self._set("CloudReachable", True, "Answering", "", wall)
         else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from eniallocator.clock import Clock
@@ -11,7 +12,18 @@ from eniallocator.lifecycle import State
 from eniallocator.records import LeaseRecord, Use
 from eniallocator.routed import Routed
 from eniallocator.waiting import Ticket
-from eniway.model import Kind
+from eniway.model import Kind, Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What is so while all in line are looked at once."""
+
+    now: float
+    shared_slots: Collection[Slot] | None
+    """Those for shared cards; None: not known yet."""
+    coming: Callable[[], int | None]
+    """How many shared addresses are free or can be had; None: not known yet."""
 
 
 class Grants:
@@ -33,23 +45,23 @@ class Grants:
         self._clock = clock
         self._shortage = shortage
 
-    def grant(self, ticket: Ticket, now: float, *, ahead: int, coming: Callable[[], int | None]) -> LeaseRecord | None:
+    def grant(self, ticket: Ticket, turn: Turn, *, ahead: int) -> LeaseRecord | None:
         """A lease for ``ticket``, if what it waits for is there.
 
-        ``ahead``: shared pods in line before it that got nothing; ``coming``: how many shared addresses are free or can
-        be had, None where that is not known yet.
+        ``ahead``: shared pods in line before it that got nothing.
         """
+        now = turn.now
         match ticket.kind:
             case Kind.ROUTED:
                 return self._routed_lease(ticket, now)
             case Kind.EXCLUSIVE:
                 return self._exclusive_lease(ticket, now)
             case Kind.SHARED:
-                picked = None if ahead else self._inventory.pick_shared(now)
+                picked = None if ahead else self._inventory.pick_shared(now, turn.shared_slots)
                 if picked is not None:
                     card, address = picked
                     return self._lease(ticket, Kind.SHARED, card.token, address)
-                return self._routed_lease(ticket, now) if self._gives_up(ticket, now, ahead, coming) else None
+                return self._routed_lease(ticket, now) if self._gives_up(ticket, turn, ahead) else None
 
     def _exclusive_lease(self, ticket: Ticket, now: float) -> LeaseRecord | None:
         assert ticket.slot is not None
@@ -80,16 +92,16 @@ class Grants:
             since=self._clock.wall(),
         )
 
-    def _gives_up(self, ticket: Ticket, now: float, ahead: int, coming: Callable[[], int | None]) -> bool:
+    def _gives_up(self, ticket: Ticket, turn: Turn, ahead: int) -> bool:
         """Whether a shared pod takes a routed address: it waited long enough, or waiting is of no use.
 
         Of no use: what is free, can grow or ends its cooldown in time goes to those ahead of it.
         """
         if ticket.routed_at is None:
             return False
-        hopeless = now >= ticket.routed_at
-        if not hopeless and (expected := coming()) is not None:
-            hopeless = expected + self._inventory.cooled_by(ticket.routed_at, now) <= ahead
+        hopeless = turn.now >= ticket.routed_at
+        if not hopeless and (expected := turn.coming()) is not None:
+            hopeless = expected + self._inventory.cooled_by(ticket.routed_at, turn.now) <= ahead
         if hopeless and not ticket.why_routed:
             ticket.why_routed = self._shortage()
         return hopeless

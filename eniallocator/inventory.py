@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address
+from typing import Final
 
 from eniallocator.ledger import Contents
-from eniallocator.lifecycle import State
+from eniallocator.lifecycle import COMING, State
 from eniallocator.plan import CardView
 from eniallocator.podrange import PodRange
 from eniallocator.records import (
@@ -27,6 +29,12 @@ from eniallocator.records import (
 )
 from eniway.errors import InvariantBroken
 from eniway.model import Kind, Lease, LeaseKey, Slot
+
+LATE_SECONDS: Final = 90.0
+"""How long a card that has been created is waited for: an attach, with the minute for which a throttled call rests.
+
+A card that is being created is waited for in any case: what keeps it would keep another one as well.
+"""
 
 
 class Inventory:
@@ -50,7 +58,7 @@ class Inventory:
         self._of_card: defaultdict[str, set[IPv4Address]] = defaultdict(set)
         self._holder: dict[IPv4Address, LeaseKey] = {}
         self._leased: Counter[str] = Counter()
-        """Leased addresses of each card."""
+        """Leases of each card; of the primary one, those with a service address."""
         self._cool_at: dict[IPv4Address, float] = {}
         self._cooldown = cooldown
         records: tuple[Record, ...] = (*contents.enis, *contents.addresses, *contents.leases, *contents.assigns)
@@ -136,11 +144,11 @@ class Inventory:
             case AssignRecord():
                 del self.assigns[record.token]
 
-    def _cards_of(self, lease: LeaseRecord) -> list[str]:
-        """Tokens of the cards that its addresses are of."""
-        if lease.kind is Kind.ROUTED:
+    def _cards_of(self, record: LeaseRecord) -> list[str]:
+        """Tokens of the cards that a lease needs addresses of, whoever has these by now."""
+        if record.kind is Kind.ROUTED:
             return []
-        return [self.addresses[address].token for address in lease.addresses]
+        return [record.token] if record.service_address is None else [record.token, self.primary().token]
 
     # -- what there is
 
@@ -169,14 +177,25 @@ class Inventory:
         key = None if eni.address is None else self._holder.get(eni.address)
         return None if key is None else self.leases[key]
 
+    def freed_for(self, token: str, address: IPv4Address) -> tuple[Put, ...]:
+        """The changes to make before a card gets ``address`` for its own: no other card has it any more."""
+        return tuple(
+            Put(replace(eni, address=None))
+            for eni in self.enis.values()
+            if eni.address == address and eni.token != token
+        )
+
     def lease_of(self, record: LeaseRecord) -> Lease:
-        """The lease as other rooms see it."""
+        """The lease as other rooms see it; InvariantBroken for one whose card is not known in full."""
+        eni = self.enis[record.token]
+        # A lost card's own address may be another card's by now; what the pod still holds stands for it.
+        card = eni if eni.address is not None else replace(eni, address=record.address)
         return Lease(
             key=record.key,
             pod=record.pod,
             kind=record.kind,
             netns=record.netns,
-            card=self.enis[record.token].card,
+            card=card.card,
             address=record.address,
             service_address=record.service_address,
         )
@@ -194,12 +213,18 @@ class Inventory:
             or self._cool_at.get(address, 0.0) > now
         )
 
-    def pick_shared(self, now: float) -> tuple[EniRecord, IPv4Address] | None:
-        """An address for a shared pod: of the fullest ready card, the one released longest ago."""
+    def pick_shared(self, now: float, slots: Collection[Slot] | None = None) -> tuple[EniRecord, IPv4Address] | None:
+        """An address for a shared pod: of the fullest ready card, the one released longest ago.
+
+        ``slots``: those for shared cards, or the card of a slot that was given away would never empty; None: not known.
+        """
         ready = [
             eni
             for token, eni in self.enis.items()
-            if eni.use is Use.SHARED and eni.state is State.READY and token in self.kernel_knows
+            if eni.use is Use.SHARED
+            and eni.state is State.READY
+            and token in self.kernel_knows
+            and (slots is None or eni.slot in slots)
         ]
         for eni in sorted(ready, key=lambda eni: (-self._leased[eni.token], eni.slot or 0)):
             if free := self.free_of(eni.token, now):
@@ -248,23 +273,46 @@ class Inventory:
 
     # -- for planning
 
-    def views(self, now: float, *, busy: Collection[str] = (), held: Collection[str] = ()) -> tuple[CardView, ...]:
-        """Every card as planning sees it; ``busy`` and ``held`` are tokens."""
+    def late(self, wall: float) -> tuple[frozenset[str], float | None]:
+        """Cards that have been on their way into service for too long, and in how many seconds the next one has."""
+        left = {
+            token: eni.since + LATE_SECONDS - wall
+            for token, eni in self.enis.items()
+            if (eni.state in COMING and eni.state is not State.CREATING)
+            or (eni.use is Use.SHARED and eni.state is State.READY and token not in self.kernel_knows)
+        }
+        late = frozenset(token for token, seconds in left.items() if seconds <= 0)
+        return late, min((seconds for seconds in left.values() if seconds > 0), default=None)
+
+    def views(
+        self, now: float, *, busy: Collection[str] = (), held: Collection[str] = (), late: Collection[str] = ()
+    ) -> tuple[CardView, ...]:
+        """Every card as planning sees it; ``busy``, ``held`` and ``late`` are tokens."""
         arriving: defaultdict[str, int] = defaultdict(int)
         for assign in self.assigns.values():
             arriving[assign.eni] += assign.count
-        return tuple(self._view(eni, now, arriving=arriving, busy=busy, held=held) for eni in self.enis.values())
+        return tuple(
+            self._view(eni, now, arriving=arriving, busy=busy, held=held, late=late) for eni in self.enis.values()
+        )
 
     def _view(
-        self, eni: EniRecord, now: float, *, arriving: Mapping[str, int], busy: Collection[str], held: Collection[str]
+        self,
+        eni: EniRecord,
+        now: float,
+        *,
+        arriving: Mapping[str, int],
+        busy: Collection[str],
+        held: Collection[str],
+        late: Collection[str],
     ) -> CardView:
-        exclusive = eni.use is Use.EXCLUSIVE
-        used = int(self.holder_of_card(eni.token) is not None) if exclusive else self._leased[eni.token]
         free = tuple(self.free_of(eni.token, now))
         stuck = cooling = 0
         for address in self._of_card.get(eni.token, ()):
             record = self.addresses[address]
-            if not record.primary and address not in self._holder:
+            if (holder := self._holder.get(address)) is not None:
+                # Leased with another card, which lost it to this one.
+                stuck += not record.primary and eni.token not in self._cards_of(self.leases[holder])
+            elif not record.primary:
                 stuck += record.orphan or record.leaving
                 cooling += not (record.orphan or record.leaving) and self._cool_at.get(address, 0.0) > now
         coming = eni.wanted if eni.state is State.CREATING else arriving.get(eni.token, 0)
@@ -274,11 +322,12 @@ class Inventory:
             state=eni.state,
             slot=eni.slot,
             vswitch_id=eni.vswitch_id,
-            used=used,
+            used=self._leased[eni.token],
             free=free,
             cooling=cooling,
             stuck=stuck + (self.foreign_addresses if eni.use is Use.PRIMARY else 0),
             arriving=coming,
             busy=eni.token in busy,
             held=eni.token in held,
+            late=eni.token in late,
         )

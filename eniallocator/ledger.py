@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import queue
 import sqlite3
 import threading
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import IO, Final, TypeVar
 
 import msgspec
 
@@ -129,8 +130,9 @@ class Ledger:
     ``open``, ``note``, ``contents`` and ``close`` block and belong into a thread; ``write`` is for the loop.
     """
 
-    def __init__(self, path: Path, database: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, database: sqlite3.Connection, lock: IO[bytes]) -> None:
         self.path = path
+        self._lock = lock
         self._database = database
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._commit_for_ever, name="ledger", daemon=True)
@@ -140,23 +142,15 @@ class Ledger:
     def open(cls, path: Path) -> Ledger:
         """Open or make the ledger at ``path``; one that cannot be read is set aside, loudly, and a new one made.
 
-        NotReady where there is no writing at all (directory missing, disk full).
+        NotReady where there is no writing at all (directory missing, disk full), and while another process has it: what
+        that one writes last must be read.
         """
+        lock = _take_lock(path)
         try:
-            return cls(path, _connect(path))
-        except sqlite3.DatabaseError as error:
-            # OperationalError: the file system's fault, not the content's. Any other: what stands there is no ledger of
-            # ours.
-            if isinstance(error, sqlite3.OperationalError):
-                raise NotReady(f"the ledger {path} cannot be opened: {error}", after=5.0) from error
-            kept = set_aside(path, "unreadable")
-            _log.error(
-                "the ledger cannot be read: set aside, rebuilding from the cloud",
-                path=str(path),
-                kept=str(kept),
-                error=str(error),
-            )
-            return cls(path, _connect(path))
+            return cls(path, _open(path), lock)
+        except BaseException:
+            lock.close()
+            raise
 
     def contents(self) -> Contents:
         """Every record. Call before the first write."""
@@ -191,6 +185,7 @@ class Ledger:
         self._queue.put(None)
         self._writer.join()
         self._database.close()
+        self._lock.close()
 
     def _commit_for_ever(self) -> None:
         while True:
@@ -255,8 +250,43 @@ def set_aside(path: Path, why: str) -> Path:
     return kept
 
 
+def _take_lock(path: Path) -> IO[bytes]:
+    """The ledger is this process's until what is returned is closed, or the process ends.
+
+    On a file of its own: closing a descriptor of the database itself would drop sqlite's locks.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(f"{path.name}.lock").open("ab")
+    except OSError as error:
+        raise NotReady(f"the ledger {path} cannot be opened: {error.strerror}", after=5.0) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise NotReady(f"the ledger {path} is open in another process", after=1.0) from error
+    return lock
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    try:
+        return _connect(path)
+    except sqlite3.DatabaseError as error:
+        # OperationalError: the file system's fault, not the content's. Any other: what stands there is no ledger of
+        # ours.
+        if isinstance(error, sqlite3.OperationalError):
+            raise NotReady(f"the ledger {path} cannot be opened: {error}", after=5.0) from error
+        kept = set_aside(path, "unreadable")
+        _log.error(
+            "the ledger cannot be read: set aside, rebuilding from the cloud",
+            path=str(path),
+            kept=str(kept),
+            error=str(error),
+        )
+        return _connect(path)
+
+
 def _connect(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
     try:
         database.execute("PRAGMA journal_mode = WAL")

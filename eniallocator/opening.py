@@ -18,7 +18,7 @@ from eniallocator.cloud.api import VSwitch
 from eniallocator.cloud.metadata import Metadata
 from eniallocator.ledger import Contents, Ledger, Note, from_note, set_aside, to_note
 from eniallocator.lifecycle import State
-from eniallocator.records import AddressRecord, EniRecord, Identity, Put, TypeLimits, Use
+from eniallocator.records import AddressRecord, Change, Drop, EniRecord, Identity, Put, TypeLimits, Use
 from eniallocator.routed import NOTE_FORWARDS, NOTE_POD_CIDR
 from eniallocator.survey import NOTE_COMPLETE, NOTE_LIMITS, NOTE_VSWITCHES
 from eniallocator.vswitches import VSwitches
@@ -88,7 +88,9 @@ async def open_ledger(
         forwards=from_note(ledger.note(NOTE_FORWARDS), bool) is True,
         rebuilt=ledger.note(NOTE_COMPLETE) is None,
     )
-    new = [Put(eni) for eni in opening.contents.enis if eni not in contents.enis]
+    addresses = {address.address for address in opening.contents.addresses}
+    new: list[Change] = [Drop(address) for address in contents.addresses if address.address not in addresses]
+    new += [Put(eni) for eni in opening.contents.enis if eni not in contents.enis]
     new += [Put(address) for address in opening.contents.addresses if address not in contents.addresses]
     try:
         await ledger.write(*new, to_note(NOTE_IDENTITY, identity), Note(NOTE_BOOT, boot_id))
@@ -122,26 +124,35 @@ async def _identify(metadata: Metadata, clock: Clock, random: Random) -> Identit
 
 
 def _with_primary(contents: Contents, identity: Identity, clock: Clock) -> Contents:
-    """The primary card is known from metadata and needs no cloud."""
-    if any(eni.use is Use.PRIMARY for eni in contents.enis):
-        return contents
+    """The primary card is known from metadata and needs no cloud; its address may change while the instance stands."""
+    known = next((eni for eni in contents.enis if eni.use is Use.PRIMARY), None)
     primary = EniRecord(
         token=PRIMARY_TOKEN,
         use=Use.PRIMARY,
         state=State.READY,
         slot=Slot(0),
         vswitch_id=identity.primary_vswitch,
-        since=clock.wall(),
+        since=clock.wall() if known is None else known.since,
         eni_id=identity.primary_eni,
         mac=identity.primary_mac,
         address=identity.primary_address,
         prefix=identity.primary_prefix,
         gateway=identity.primary_gateway,
     )
+    if primary == known:
+        return contents
+    first = AddressRecord(identity.primary_address, PRIMARY_TOKEN, primary=True)
     return replace(
         contents,
-        enis=(*contents.enis, primary),
-        addresses=(*contents.addresses, AddressRecord(identity.primary_address, PRIMARY_TOKEN, primary=True)),
+        enis=(*(eni for eni in contents.enis if eni is not known), primary),
+        addresses=(
+            *(
+                other
+                for other in contents.addresses
+                if other.address != first.address and not (other.primary and other.token == PRIMARY_TOKEN)
+            ),
+            first,
+        ),
     )
 
 

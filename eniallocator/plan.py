@@ -19,6 +19,7 @@ from typing import Final
 
 from eniallocator.lifecycle import COMING, State
 from eniallocator.records import Use
+from eniway import names
 from eniway.model import Slot, VSwitchId
 
 MOST_PER_UNASSIGN: Final = 32
@@ -47,6 +48,8 @@ class CardView:
     """A call about it is out: nothing else now."""
     held: bool = False
     """It failed a short while ago: leave it alone for now."""
+    late: bool = False
+    """It ought to be in service by now, and nobody knows when it will be: nothing is expected of it."""
 
     @property
     def total(self) -> int:
@@ -139,9 +142,15 @@ CloudOp = CreateCard | Assign | Unassign | Discard
 
 
 def divide_slots(*, enis: int, exclusive: int) -> tuple[frozenset[Slot], frozenset[Slot]]:
-    """(shared, exclusive) slots of an instance with ``enis`` cards: the highest ``exclusive`` numbers are exclusive."""
-    first = max(1, enis - exclusive)
-    return frozenset(map(Slot, range(1, first))), frozenset(map(Slot, range(first, enis)))
+    """(shared, exclusive) slots of an instance with ``enis`` cards: the highest ``exclusive`` numbers are exclusive.
+
+    One is left for shared pods, which no node is without, and none is shared that has no packet mark.
+    """
+    first = min(enis, max(2, enis - exclusive))
+    return (
+        frozenset(map(Slot, range(1, min(first, names.MARK_SLOTS + 1)))),
+        frozenset(map(Slot, range(max(1, first), enis))),
+    )
 
 
 def plan(cards: Sequence[CardView], demand: Demand, limits: Limits) -> tuple[CloudOp, ...]:
@@ -202,7 +211,7 @@ def _warm(cards: Sequence[CardView], demand: Demand, limits: Limits, places: _Pl
 
 def _shared(cards: Sequence[CardView], demand: Demand, limits: Limits, places: _Places) -> Iterator[CloudOp]:
     ours = [card for card in cards if card.use is Use.SHARED and card.slot in limits.shared_slots]
-    staying = [card for card in ours if card.state is State.READY or card.state in COMING]
+    staying = [card for card in ours if not card.late and (card.state is State.READY or card.state in COMING)]
     supply = sum(len(card.free) + card.arriving for card in staying)
     short = demand.shared + limits.min_idle - supply
     if short > 0:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from random import Random
 from typing import Final
@@ -27,7 +27,7 @@ from eniallocator.watch import Watch
 from eniway import log, names
 from eniway.config import NodeConfig
 from eniway.errors import NotReady
-from eniway.model import SecurityGroupId
+from eniway.model import Card, SecurityGroupId
 
 _log = log.get(__name__)
 
@@ -77,12 +77,12 @@ class Pool:
         self._busy: set[str] = set()
         """Tokens of cards whose addresses are being changed."""
         self._held: dict[str, float] = {}
+        self._late: Collection[str] = ()
         self._followed: set[str] = set()
         self._wake = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._blocked_until = 0.0
-        self.blocked = ""
-        """Why cards could not be made lately, besides the vSwitches."""
+        self._blocked = ""
         tags = {names.TAG_CLUSTER: config.cluster, names.TAG_INSTANCE: identity.instance_id}
         self._insist = Insist(clock, random)
         self._watch = Watch(cloud, clock)
@@ -148,6 +148,23 @@ class Pool:
             foreign=self._inventory.foreign_cards,
         )
 
+    @property
+    def blocked(self) -> str:
+        """Why cards could not be made lately, besides the vSwitches; empty: nothing of the kind.
+
+        Said for longer than no card is tried for: the next try shows whether it is over.
+        """
+        return self._blocked if self._clock.monotonic() < self._blocked_until + BLOCK_SECONDS else ""
+
+    def card_missing(self, card: Card) -> None:
+        """A shared card in service is not on this node: nothing is handed out of it until it is back."""
+        for token, eni in self._inventory.enis.items():
+            if eni.eni_id == card.eni_id and eni.state is State.READY:
+                self._inventory.kernel_knows.discard(token)
+        self._survey.compare_soon()
+        if self._group is not None:
+            self._follow_all()
+
     async def run(self) -> None:
         """Keep the pool for ever."""
         async with asyncio.TaskGroup() as group:
@@ -166,13 +183,21 @@ class Pool:
         self._wake.clear()
         now = self._clock.monotonic()
         self._held = {token: until for token, until in self._held.items() if until > now}
+        self._late, next_late = self._inventory.late(self._clock.wall())
         limits = self.limits()
         # Not before the cloud's cards have been seen once: what a lost ledger forgot would be created again.
         if limits is not None and self._survey.compared:
-            views = self._inventory.views(now, busy=self._busy, held=self._held)
+            views = self._inventory.views(now, busy=self._busy, held=self._held, late=self._late)
             for op in plan(views, self._demand(), limits):
                 self._start(op)
-        times = [*self._held.values(), self._inventory.next_cooled(now), self._blocked_until]
+        times = [
+            *self._held.values(),
+            self._inventory.next_cooled(now),
+            self._blocked_until,
+            self._blocked_until + BLOCK_SECONDS,
+        ]
+        if next_late is not None:
+            times.append(now + next_late)
         later = min((at for at in times if at is not None and at > now), default=now + BLOCK_SECONDS)
         try:
             async with self._clock.timeout_at(later):
@@ -283,7 +308,7 @@ class Pool:
         self._changed()
 
     def _block(self, error: Exception, seconds: float) -> None:
-        self.blocked = error.lasting if isinstance(error, ApiError) else str(error)
+        self._blocked = error.lasting if isinstance(error, ApiError) else str(error)
         self._blocked_until = self._clock.monotonic() + seconds
 
     def _pause(self, error: NotReady) -> None:
@@ -315,6 +340,11 @@ class Pool:
         finally:
             self._let_go(eni.token)
 
+    def _still(self, leaving: list[AddressRecord]) -> list[AddressRecord]:
+        """Those that are still recorded for their card: what is given back may be another card's before we hear."""
+        now = self._inventory.addresses
+        return [record for record in leaving if (at := now.get(record.address)) and at.token == record.token]
+
     async def _unassign(self, token: str, leaving: list[AddressRecord], durable: Awaitable[None] | None) -> None:
         eni = self._inventory.enis[token]
         addresses = [record.address for record in leaving]
@@ -334,10 +364,10 @@ class Pool:
         except ApiError:
             # Refused, so nothing was given back.
             self._hold(token)
-            await self._store.settle(*(Put(replace(record, leaving=False)) for record in leaving))
+            await self._store.settle(*(Put(replace(record, leaving=False)) for record in self._still(leaving)))
         else:
             _log.info("addresses given back", eni=eni.eni_id, slot=eni.slot, count=len(leaving))
-            await self._store.settle(*map(Drop, leaving))
+            await self._store.settle(*map(Drop, self._still(leaving)))
         finally:
             self._let_go(token)
 

@@ -40,10 +40,12 @@ def slot_capacity(cards: Sequence[CardView], limits: Limits | None) -> Capacity:
 def address_capacity(cards: Sequence[CardView], limits: Limits | None, *, stock: int) -> Capacity:
     """Addresses for shared pods in the four words; ``stock``: free addresses of the vSwitches that can be drawn on."""
     shared = [card for card in cards if card.use is Use.SHARED]
-    serving = [card for card in shared if card.state is State.READY]
+    serving = [
+        card for card in shared if card.state is State.READY and (limits is None or card.slot in limits.shared_slots)
+    ]
     used = sum(card.used for card in shared)
     # Only of cards in service: another's used addresses count on both sides.
-    lost_but_used = sum(card.used for card in shared if card.state is not State.READY)
+    lost_but_used = used - sum(card.used for card in serving)
     in_service = sum(card.used + len(card.free) + card.cooling + card.stuck for card in serving) + lost_but_used
     growable = 0
     if limits is not None:

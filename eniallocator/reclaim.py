@@ -15,7 +15,7 @@ from eniallocator.careers import addresses_of, recognise
 from eniallocator.cloud.api import Eni, EniStatus
 from eniallocator.inventory import Inventory
 from eniallocator.lifecycle import Event, State, step
-from eniallocator.records import Change, Drop, EniRecord, Identity, Put, Use
+from eniallocator.records import AddressRecord, Change, Drop, EniRecord, Identity, Put, Use
 from eniallocator.vswitches import VSwitches
 from eniway.model import EniId, Slot
 
@@ -36,8 +36,8 @@ class Findings:
     """In the books, and no longer on their card."""
     foreign_cards: int = 0
     """Cards of this instance that are somebody else's business."""
-    foreign_addresses: int | None = None
-    """Secondary addresses of the primary card that we did not ask for; None: not looked at."""
+    foreign_addresses: tuple[IPv4Address, ...] | None = None
+    """Secondary addresses of the primary card that the books do not know; None: not looked at."""
 
     @property
     def differ(self) -> bool:
@@ -65,20 +65,20 @@ def compare(
     if identity.primary_eni not in here:
         return None
     vanished, returned, gained, missing = [], [], [], []
-    foreign_addresses: int | None = None
+    foreign: tuple[IPv4Address, ...] | None = None
     for eni_id, record in known.items():
         seen = here.get(eni_id)
         if seen is None or seen.status is not EniStatus.IN_USE:
             if record.state is State.READY and record.use is not Use.PRIMARY:
                 vanished.append(record.token)
             continue
-        if record.state is State.LOST:
+        if record.state is State.LOST and record.address is not None:
             returned.append(record.token)
         booked = set(addresses[record.token])
         extra = set(seen.secondary) - booked
         missing += sorted(booked - set(seen.secondary) - {seen.address})
         if record.use is Use.PRIMARY:
-            foreign_addresses = len(extra)
+            foreign = tuple(sorted(extra))
         else:
             gained += [(record.token, address) for address in sorted(extra)]
     ids = {eni.eni_id for eni in tagged}
@@ -92,7 +92,7 @@ def compare(
         foreign_cards=sum(
             eni.secondary_type and eni.eni_id not in moving and eni.eni_id not in ids for eni in attached
         ),
-        foreign_addresses=foreign_addresses,
+        foreign_addresses=foreign,
     )
 
 
@@ -113,21 +113,26 @@ def remedies(
         for token in tokens:
             record = inventory.enis[token]
             changes.append(Put(replace(record, state=step(record.state, event)[0], since=wall)))
-    changes += [
-        change
-        for token, address in findings.gained
-        for change in addresses_of(token, address, (address,), orphan=rebuilt)[1:]
-    ]
+    # Missing ones first: an address may have gone from one card to another.
     for address in findings.missing:
         known = inventory.addresses[address]
         # A pod that uses it is cut off already; but nobody else shall get it.
         changes.append(Put(replace(known, orphan=True)) if inventory.is_leased(address) else Drop(known))
+    changes += [Put(AddressRecord(address, token, orphan=rebuilt)) for token, address in findings.gained]
+    if rebuilt:
+        # The service addresses of the pods before: without a ledger nothing tells them from somebody else's.
+        primary = inventory.primary().token
+        changes += [Put(AddressRecord(address, primary, orphan=True)) for address in findings.foreign_addresses or ()]
     taken = {record.slot for record in inventory.enis.values()}
     for eni in findings.strays:
         adopted = _adopt(eni, taken, vswitches, wall=wall)
         if adopted is not None:
             taken.add(adopted.slot)
-            changes += [Put(adopted), *addresses_of(adopted.token, eni.address, eni.secondary, orphan=rebuilt)]
+            if adopted.address is not None:
+                changes += inventory.freed_for(adopted.token, adopted.address)
+                changes += [Put(adopted), *addresses_of(adopted.token, adopted.address, eni.secondary, orphan=rebuilt)]
+            else:
+                changes.append(Put(adopted))
     return tuple(changes)
 
 
@@ -153,7 +158,8 @@ def _adopt(eni: Eni, taken: Collection[Slot | None], vswitches: VSwitches, *, wa
         slot = None
     if slot is None and state is State.ATTACHING:
         slot = next(free for number in range(1, 1000) if (free := Slot(number)) not in taken)
-    if state in (State.DETACHING, State.DELETING):
+    leaving = state in (State.DETACHING, State.DELETING)
+    if leaving:
         slot = None
     return EniRecord(
         token=token,
@@ -163,8 +169,9 @@ def _adopt(eni: Eni, taken: Collection[Slot | None], vswitches: VSwitches, *, wa
         vswitch_id=eni.vswitch_id,
         since=wall,
         eni_id=eni.eni_id,
-        mac=eni.mac,
-        address=eni.address,
+        # Another card's as soon as this one is deleted.
+        mac=None if leaving else eni.mac,
+        address=None if leaving else eni.address,
         prefix=vswitch.cidr,
         gateway=vswitch.cidr.broadcast_address - 2,
     )

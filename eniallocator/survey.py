@@ -6,6 +6,7 @@ Limits and vSwitches are noted in the ledger, so that a restart with the cloud a
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Collection
 from ipaddress import IPv4Address
 from random import Random
@@ -22,6 +23,7 @@ from eniallocator.records import EniRecord, Identity, TypeLimits
 from eniallocator.store import Store
 from eniallocator.vswitches import VSwitches
 from eniway import log
+from eniway.backoff import full_jitter
 
 _log = log.get(__name__)
 
@@ -29,7 +31,7 @@ COMPARE_SECONDS: Final = 600.0
 LEARN_SECONDS: Final = 600.0
 """Between two readings of the vSwitches, when nothing is short."""
 SHORT_SECONDS: Final = 30.0
-"""The same, while a vSwitch is benched."""
+"""The same at first, while a vSwitch is benched; longer each time, for all nodes of the cluster ask."""
 
 NOTE_LIMITS: Final = "limits"
 NOTE_VSWITCHES: Final = "vswitches"
@@ -91,24 +93,37 @@ class Survey:
 
     async def keep_learning(self) -> None:
         """Read the limits, and the vSwitches for ever, more often while one is empty."""
-        read_at = float("-inf")
+        await self._read_type()
+        await self._read_vswitches()
+        self._changed()
+        read_at, spread, interval = self._clock.monotonic(), self._spread(), SHORT_SECONDS
         while True:
-            now = self._clock.monotonic()
-            interval = SHORT_SECONDS if self._vswitches.empty(now) or self.limits is None else LEARN_SECONDS
-            if now - read_at >= interval:
-                await self._read_type()
-                await self._read_vswitches()
-                self._changed()
-                read_at = self._clock.monotonic()
             await self._clock.sleep(5.0)
+            now = self._clock.monotonic()
+            short = self.limits is None or bool(self._vswitches.empty(now))
+            if not short:
+                interval = SHORT_SECONDS
+            if now - read_at < spread * (interval if short else LEARN_SECONDS):
+                continue
+            if self.limits is None:
+                await self._read_type()
+            await self._read_vswitches()
+            self._changed()
+            read_at, spread, interval = self._clock.monotonic(), self._spread(), min(LEARN_SECONDS, 2 * interval)
+
+    def _spread(self) -> float:
+        return self._random.uniform(0.8, 1.2)
 
     async def keep_comparing(self) -> None:
         """Compare books and cloud at once, then every ten minutes and when asked."""
-        while not (self._vswitches.all_known() and await self._compare_once()):
+        while not self._vswitches.all_known():
             await self._clock.sleep(1.0)
+        delays = full_jitter(base=1.0, cap=30.0, random=self._random)
+        while not await self._compare_once():
+            await self._clock.sleep(next(delays))
         while True:
             self._again.clear()
-            at = self._clock.monotonic() + self._random.uniform(0.8, 1.2) * COMPARE_SECONDS
+            at = self._clock.monotonic() + self._spread() * COMPARE_SECONDS
             try:
                 async with self._clock.timeout_at(at):
                     await self._again.wait()
@@ -177,11 +192,11 @@ class Survey:
         return True
 
     async def _remedy(self, findings: reclaim.Findings) -> None:
-        if findings.differ:
-            _log.warning("books and cloud differ", findings=str(findings))
+        self._tell(findings)
         self._inventory.foreign_cards = findings.foreign_cards
         if findings.foreign_addresses is not None:
-            self._inventory.foreign_addresses = findings.foreign_addresses
+            # After a lost ledger they are taken for ours.
+            self._inventory.foreign_addresses = 0 if self._rebuilt else len(findings.foreign_addresses)
         wall = self._clock.wall()
         changes = reclaim.remedies(findings, self._inventory, self._vswitches, rebuilt=self._rebuilt, wall=wall)
         # In memory at once: whatever the planner does next, it does knowing of these cards.
@@ -193,6 +208,31 @@ class Survey:
             await self._store.note(to_note(NOTE_COMPLETE, value=True))
         self._follow()
         self._changed()
+
+    def _tell(self, findings: reclaim.Findings) -> None:
+        """A line for each card that is lost or has lost addresses, with the pods that are cut off by it."""
+        if findings.differ:
+            _log.warning(
+                "books and cloud differ",
+                vanished=len(findings.vanished),
+                returned=[self._inventory.enis[token].eni_id for token in findings.returned],
+                strays=[eni.eni_id for eni in findings.strays],
+                gained=[str(address) for _, address in findings.gained],
+                missing=[str(address) for address in findings.missing],
+            )
+        leases = self._inventory.leases.values()
+        for token in findings.vanished:
+            eni = self._inventory.enis[token]
+            pods = [str(held.pod) for held in leases if held.token == token]
+            _log.error("a card is no longer at this instance", eni=eni.eni_id, slot=eni.slot, pods=pods)
+        cut_off: defaultdict[str, list[str]] = defaultdict(list)
+        for held in leases:
+            for address in held.addresses:
+                if address in findings.missing:
+                    cut_off[self._inventory.addresses[address].token].append(f"{held.pod} ({address})")
+        for token, pods in cut_off.items():
+            eni = self._inventory.enis[token]
+            _log.error("a card no longer has addresses of its pods", eni=eni.eni_id, slot=eni.slot, pods=pods)
 
     def _secondary(self, eni: EniRecord) -> list[IPv4Address]:
         addresses = self._inventory.addresses

@@ -28,10 +28,11 @@ class VSwitches:
     def learn(self, read: Sequence[VSwitch], *, now: float) -> tuple[VSwitchId, ...]:
         """Take a fresh reading; the configured ones that the cloud does not know."""
         self._known = {vswitch.vswitch_id: vswitch for vswitch in read}
+        usable = self.usable()
         for vswitch in read:
             if vswitch.available > 0:
                 self._benched.pop(vswitch.vswitch_id, None)
-            elif vswitch.vswitch_id in self._configured and not self._is_benched(vswitch.vswitch_id, now):
+            elif vswitch in usable and not self._is_benched(vswitch.vswitch_id, now):
                 self._benched[vswitch.vswitch_id] = now + BENCH_SECONDS
             if vswitch.available > 1:
                 self._scarce.discard(vswitch.vswitch_id)

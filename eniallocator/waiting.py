@@ -40,11 +40,12 @@ class Ticket:
 class Outlook:
     """How things stand when a deadline passes."""
 
-    limits_known: bool
+    unread: str
+    """What the cloud has not told yet; empty: all is known."""
     blocked: str
     """Why no card can be made, besides the vSwitches; empty: nothing of the kind."""
     vswitches: str
-    """Where there is no free address, when there is none anywhere; empty: there are."""
+    """Why no vSwitch gives an address, when none does; empty: one does."""
     addresses: Capacity
     shared_slots: int
     instance_type: str
@@ -56,11 +57,16 @@ class Outlook:
     """What the OpenAPI answers; empty: nothing bad."""
 
     @property
+    def obstacle(self) -> str:
+        """What keeps cards from being made, were there room for them; empty: nothing."""
+        return "" if self.unread else self.vswitches or self.blocked
+
+    @property
     def shortage(self) -> str:
         """Why no more addresses can be had."""
-        if self.vswitches:
-            return f"no free address in {self.vswitches}"
-        return self.blocked or f"the {self.shared_slots} shared ENIs of this {self.instance_type} are full"
+        if self.obstacle or not self.shared_slots:
+            return self.obstacle or f"this {self.instance_type} has no ENI for shared pods"
+        return f"the {self.shared_slots} shared ENIs of this {self.instance_type} are full"
 
 
 def overdue(
@@ -77,12 +83,12 @@ def overdue(
 
 def _overdue(ticket: Ticket, inventory: Inventory, outlook: Outlook, *, after: str) -> DeadlineExceeded | CapacityError:
     why = f"; the OpenAPI: {outlook.trouble}" if outlook.trouble else ""
-    if not outlook.limits_known:
-        return DeadlineExceeded(f"{after}: the limits of {outlook.instance_type} are not known yet{why}")
+    if outlook.unread:
+        return DeadlineExceeded(f"{after}: {outlook.unread} are not known yet{why}")
     if ticket.slot is not None and (on_card := _on_card(ticket.slot, inventory)):
         return DeadlineExceeded(f"{after}: {on_card}{why}")
     if outlook.vswitches:
-        return VSwitchExhausted(f"{after}: {outlook.shortage}")
+        return VSwitchExhausted(f"{after}: {outlook.vswitches}")
     if outlook.blocked:
         return DeadlineExceeded(f"{after}: {outlook.blocked}")
     if ticket.kind is Kind.SHARED and not outlook.addresses.growable and not outlook.addresses.cooling:

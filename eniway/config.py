@@ -1,4 +1,4 @@
-"""The node daemon's configuration: one YAML file; unknown keys are refused, errors name the path and what was expected.
+"""The daemons' configuration: one YAML file; unknown keys are refused, errors name the path and what was expected.
 
 Secrets are not part of it: an access key is read from files of a mounted Secret (``credentials`` names the directory).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -43,15 +43,34 @@ class PoolConfig(_Strict, frozen=True):
     min_idle_addresses: Count = 3
     max_idle_addresses: Count = 10
     exclusive_slots: Annotated[int, msgspec.Meta(ge=0, le=64)] = 1
-    """ENI slots kept for pods with ``aliyun/eni``; the others carry shared pods."""
+    """ENI slots kept for pods with ``aliyun/eni``: the highest ones; the others carry shared pods.
+
+    One slot always stays for shared pods, so an instance type with two ENIs offers none by default.
+    """
     warm_exclusive: Annotated[int, msgspec.Meta(ge=0, le=64)] = 1
     """Exclusive cards attached ahead of demand."""
     cooldown_seconds: Seconds = 30.0
     """How long a released address is not handed out again."""
 
 
+class OperatorConfig(_Strict, frozen=True):
+    """What ``eniway operator`` does for the cluster, besides ``cluster``, ``cloud`` and ``log_level``."""
+
+    routes: Literal["managed", "external"] = "managed"
+    """Who keeps the VPC's routes to the nodes' podCIDRs: eniway, or somebody else (a cloud controller)."""
+    region: str = ""
+    vpc: str = ""
+    """Where the nodes are; both empty: where the operator itself runs, by the instance metadata service."""
+    route_tables: list[Id] = []
+    """Tables to keep; empty: the VPC's system table. Name those too that node vSwitches are bound to instead of it."""
+    route_quota: Annotated[int, msgspec.Meta(ge=1, le=10000)] = 200
+    """Most custom entries of a table (quota vpc_quota_route_entrys_num)."""
+    metrics_address: str = ":9531"
+    """[HOST]:PORT of /metrics and /healthz."""
+
+
 class NodeConfig(_Strict, frozen=True):
-    """Configuration of ``eniway node``."""
+    """Configuration of ``eniway node``, and of ``eniway operator``, which reads the same file."""
 
     cluster: Id
     """Name of this cluster, unique in the account: tags every ENI that eniway makes."""
@@ -74,6 +93,7 @@ class NodeConfig(_Strict, frozen=True):
     metrics_address: str = ":9530"
     """[HOST]:PORT of /metrics and /healthz."""
     log_level: Annotated[str, msgspec.Meta(pattern="^(debug|info|warning|error)$")] = "info"
+    operator: OperatorConfig = OperatorConfig()
 
     @property
     def default_wish(self) -> Wish:
@@ -102,6 +122,8 @@ def parse(text: str, *, source: str) -> NodeConfig:
         ) from error
     if config.pool.min_idle_addresses > config.pool.max_idle_addresses:
         raise BadConfig(f"{source}: `$.pool.min_idle_addresses`: expected at most max_idle_addresses")
+    if bool(config.operator.region) != bool(config.operator.vpc):
+        raise BadConfig(f"{source}: `$.operator`: expected both of region and vpc, or neither")
     return config
 
 

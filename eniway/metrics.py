@@ -71,3 +71,10 @@ INVALID_REQUESTS: Final = Counter(
     ["reason"],
     registry=REGISTRY,
 )
+LEADER: Final = Gauge("eniway_leader", "1 in the operator that holds the leader's lock.", registry=REGISTRY)
+ROUTES: Final = Gauge(
+    "eniway_routes", "Nodes by how their VPC route is doing (RouteCreated: it stands).", ["state"], registry=REGISTRY
+)
+ROUTE_CHANGES: Final = Counter(
+    "eniway_route_changes", "Entries of route tables created and deleted.", ["operation"], registry=REGISTRY
+)

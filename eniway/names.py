@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
+from eniway.errors import InvariantBroken
 from eniway.model import LeaseKey
 
 GROUP: Final = "eniway.io"
@@ -66,6 +67,8 @@ ROUTE_PROTOCOL: Final = 81
 MARK_MASK: Final = 0xF8
 MARK_SHIFT: Final = 3
 """Slot of the card a packet has to leave by: bits 3..7 of the packet mark, clear of kube-proxy's 0x4000 and 0x8000."""
+MARK_SLOTS: Final = MARK_MASK >> MARK_SHIFT
+"""The highest slot that has a mark; shared cards stand in no higher one."""
 KUBE_PROXY_MASQUERADE: Final = 0x4000
 """kube-proxy's masqueradeBit 14."""
 IPSET_SOURCES: Final = "eniway-src"
@@ -93,7 +96,10 @@ def eni_table(slot: int) -> int:
 
 
 def eni_mark(slot: int) -> int:
-    """Packet mark (under MARK_MASK) of the shared card in ``slot``."""
+    """Packet mark (under MARK_MASK) of the shared card in ``slot``; InvariantBroken for one that has none."""
+    if not 0 < slot <= MARK_SLOTS:
+        # A rule for such a mark would match every packet that carries none.
+        raise InvariantBroken(f"slot {slot} has no packet mark: expected 1 … {MARK_SLOTS}")
     return slot << MARK_SHIFT
 
 

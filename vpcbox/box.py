@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -73,6 +74,8 @@ class Box:
         self._says = says
         self._began = time.monotonic()
         self._nodes: dict[str, Node] = {}
+        self._off: set[str] = set()  # names of instances that are stopped
+        self._numbers = itertools.count(1)  # of nodes; a number is not given twice
         self._changing = asyncio.Lock()
         self._router = Router(self.state / "netns")
         self._faults = Faults()
@@ -159,7 +162,8 @@ class Box:
         await _serve_http(guide, netns.listener(self._router.path, str(METADATA), 80))
 
     async def _boot_instances(self) -> None:
-        names = ["control", "outside", *(f"node-{n}" for n in range(1, self._options.nodes + 1))]
+        nodes = [f"node-{next(self._numbers)}" for _ in range(self._options.nodes)]
+        names = ["control", "outside", *nodes]
         async with asyncio.TaskGroup() as booting:
             booted = {name: booting.create_task(self._boot(name, self._options.instance_type)) for name in names}
         self.control = booted.pop("control").result()
@@ -170,10 +174,14 @@ class Box:
         instance = await self._world.create_instance(
             name, instance_type, self.vpc.node_vswitch_id, [self.vpc.security_group_id]
         )
-        address = self._world.primary(instance.id).primary_address
-        namespace = await self._router.instance(instance.id)
-        guest = await instances.boot(name, instance.id, address, namespace, self.state)
-        return Node(name, instance.id, instance_type, address, namespace, guest.holder.pid, guest.directory)
+        return await self._boot_guest(name, instance.id, instance_type)
+
+    async def _boot_guest(self, name: str, instance_id: str, instance_type: str) -> Node:
+        address = self._world.primary(instance_id).primary_address
+        namespace = await self._router.instance(instance_id)
+        guest = await instances.boot(name, instance_id, address, namespace, self.state)
+        pid = guest.holder.pid
+        return Node(name, instance_id, instance_type, address, namespace, pid, instances.boot_id(pid), guest.directory)
 
     async def _start_cluster(self) -> Cluster:
         self._components = await asyncio.to_thread(ensure, progress=self.stage)
@@ -191,6 +199,10 @@ class Box:
             "status": self._status,
             "place": self._place,
             "node-add": self._add_node,
+            "instance-stop": self._stop_instance,
+            "instance-start": self._start_instance,
+            "instance-reboot": self._reboot_instance,
+            "instance-release": self._release_instance,
             "image-load": self._load_image,
             "fault-add": self._add_fault,
             "fault-list": self._list_faults,
@@ -224,15 +236,17 @@ class Box:
         }
 
     def _describe(self, node: Node) -> dict[str, Any]:
-        pid = instances.machine_pid(node.pid, self._machine_proc)
+        """Shape of a node; while its instance is stopped, what is of its processes is null."""
+        pid = None if node.name in self._off else instances.machine_pid(node.pid, self._machine_proc)
         return {
             "name": node.name,
             "instance_id": node.instance_id,
             "instance_type": node.instance_type,
-            "netns": f"/proc/{pid}/ns/net",
+            "status": self._world.instances[node.instance_id].status.value,
+            "netns": pid and f"/proc/{pid}/ns/net",
             "pid": pid,
             "address": str(node.address),
-            "containerd_socket": f"/proc/{pid}/root/run/containerd/containerd.sock",
+            "containerd_socket": pid and f"/proc/{pid}/root/run/containerd/containerd.sock",
         }
 
     async def _place(self, question: Mapping[str, Any], _say: Callable[[str], None]) -> dict[str, Any]:
@@ -241,30 +255,90 @@ class Box:
         name = question["name"]
         if name not in places:
             raise control.RefusedError(f"NODE: expected one of {', '.join(places)}, got {name!r}")
+        if name in self._off:
+            raise control.RefusedError(f"NODE: {name} is stopped")
         programs = sorted({str(file.parent) for file in self._components.files.values()}) if self._components else []
         return {"pid": instances.machine_pid(places[name].pid, self._machine_proc), "path": programs}
 
     async def _add_node(self, question: Mapping[str, Any], say: Callable[[str], None]) -> str:
         """One more instance, and a node of the cluster on it."""
         async with self._changing:
-            name = f"node-{len(self._nodes) + 1}"
+            name = f"node-{next(self._numbers)}"
             instance_type = question.get("instance_type") or self._options.instance_type
             say(f"instance {name}")
             node = await self._boot(name, instance_type)
             self._nodes[name] = node
-            if self._cluster and self._components:
-                say(f"{name} joins the cluster")
-                await self._cluster.add_node(node)
-                if self._options.install == "eniway":
-                    await Installation(self, self._cluster, self._components).extend(node)
+            await self._join(node, say)
             return name
+
+    async def _join(self, node: Node, say: Callable[[str], None]) -> None:
+        if self._cluster and self._components:
+            say(f"{node.name} joins the cluster")
+            await self._cluster.add_node(node)
+            if self._options.install == "eniway":
+                await Installation(self, self._cluster, self._components).extend(node)
+
+    async def _stop_instance(self, question: Mapping[str, Any], say: Callable[[str], None]) -> None:
+        """Its processes end, its memory is gone, its disk and its ENIs stay."""
+        async with self._changing:
+            await self._stop(self._node(question, off=False), say)
+
+    async def _start_instance(self, question: Mapping[str, Any], say: Callable[[str], None]) -> None:
+        """Boot a stopped instance; what of the cluster ran there runs again."""
+        async with self._changing:
+            await self._start(self._node(question, off=True), say)
+
+    async def _reboot_instance(self, question: Mapping[str, Any], say: Callable[[str], None]) -> None:
+        """Stop it and start it."""
+        async with self._changing:
+            node = self._node(question, off=False)
+            await self._stop(node, say)
+            await self._start(node, say)
+
+    async def _release_instance(self, question: Mapping[str, Any], say: Callable[[str], None]) -> None:
+        """It is gone without a word to its pods, and so is its Node: a cloud controller manager would see to that."""
+        async with self._changing:
+            node = self._node(question, off=question["name"] in self._off)
+            if node.name not in self._off:
+                await self._stop(node, say)
+            await self._world.power.release(node.instance_id)
+            del self._nodes[node.name]
+            self._off.remove(node.name)
+            if self._cluster:
+                say(f"{node.name} leaves the cluster")
+                await self._cluster.forget_node(node)
+
+    def _node(self, question: Mapping[str, Any], *, off: bool) -> Node:
+        name = question["name"]
+        if name not in self._nodes:
+            raise control.RefusedError(f"NODE: expected one of {', '.join(self._nodes)}, got {name!r}")
+        if (name in self._off) != off:
+            raise control.RefusedError(f"NODE: {name} is {'running' if off else 'stopped'}")
+        return self._nodes[name]
+
+    async def _stop(self, node: Node, say: Callable[[str], None]) -> None:
+        say(f"{node.name} stops")
+        self._off.add(node.name)
+        if self._cluster:
+            await self._cluster.stop_node(node)
+        await instances.halt(node.pid, f"{self.cgroup}/{node.name}")
+        await self._world.power.stop(node.instance_id)
+        await self._router.release(node.instance_id)
+
+    async def _start(self, node: Node, say: Callable[[str], None]) -> None:
+        say(f"{node.name} boots")
+        await self._world.power.start(node.instance_id)
+        self._nodes[node.name] = await self._boot_guest(node.name, node.instance_id, node.instance_type)
+        self._off.remove(node.name)
+        await self._join(self._nodes[node.name], say)
 
     async def _load_image(self, question: Mapping[str, Any], say: Callable[[str], None]) -> None:
         """Bring an image archive to every node."""
         if self._cluster is None:
             raise control.RefusedError("the box has no cluster to load an image into")
-        say(f"to {len(self._nodes)} nodes")
-        await self._cluster.load_image(Path(question["archive"]), list(self._nodes.values()))
+        running = [node for node in self._nodes.values() if node.name not in self._off]
+        say(f"to {len(running)} nodes")
+        await self._cluster.load_image(Path(question["archive"]), running)
 
     async def _add_fault(self, question: Mapping[str, Any], _say: Callable[[str], None]) -> str:
         return self._faults.add(Rule.parse(question["rule"]))
@@ -280,7 +354,7 @@ class Box:
 
 
 async def _serve_http(application: web.Application, *listeners: socket.socket) -> None:
-    runner = web.AppRunner(application, access_log=None, handle_signals=False)
+    runner = web.AppRunner(application, access_log=None, handle_signals=False, max_line_size=openapi.LONGEST_LINE)
     await runner.setup()
     for listening in listeners:
         await web.SockSite(runner, listening).start()

@@ -102,7 +102,8 @@ def _status(given: argparse.Namespace) -> None:
     for vswitch in vpc["vswitches"]:
         print(f"vSwitch     {vswitch['id']} {vswitch['zone']} {vswitch['cidr']}")
     for node in (*status["nodes"], status["outside"]):
-        print(f"{node['name']:11} {node['address']:15} {node['instance_id']} {node['instance_type']} pid {node['pid']}")
+        where = f"pid {node['pid']}" if node["pid"] else node["status"]
+        print(f"{node['name']:11} {node['address']:15} {node['instance_id']} {node['instance_type']} {where}")
 
 
 def _sh(given: argparse.Namespace) -> None:
@@ -118,6 +119,11 @@ def _node_add(given: argparse.Namespace) -> None:
     living(given.state)
     instance_type = _instance_type(given.instance_type) if given.instance_type else None
     print(control.ask(given.state, "node-add", progress=_progress, instance_type=instance_type))
+
+
+def _instance(given: argparse.Namespace) -> None:
+    living(given.state)
+    control.ask(given.state, f"instance-{given.power}", progress=_progress, name=given.node)
 
 
 def _image_load(given: argparse.Namespace) -> None:
@@ -226,6 +232,17 @@ def _parser() -> argparse.ArgumentParser:
 
     node_add = command("add", _node_add, "one more node", group("node", "the cluster's nodes"))
     node_add.add_argument("--instance-type", metavar="T", help="as the others'")
+
+    instance = group("instance", "the power of the cluster's instances")
+    for verb, text in {
+        "stop": "cut an instance's power: its ENIs stay attached",
+        "start": "boot a stopped instance, and wait until its node is there again",
+        "reboot": "stop and start",
+        "release": "give an instance back to the cloud, its pods and its disk with it",
+    }.items():
+        power = command(verb, _instance, text, instance)
+        power.add_argument("node", metavar="NODE")
+        power.set_defaults(power=verb)
 
     load = command("load", _image_load, "bring an image archive to every node", group("image", "images of the nodes"))
     load.add_argument("archive", type=Path, metavar="TAR")

@@ -8,14 +8,19 @@ machine's cgroups below, which `ip netns exec` would hide.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import shlex
+import signal
 import subprocess
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from vpcbox.cluster import cgroups
 from vpcbox.fabric import netns
 from vpcbox.processes import PATH, CommandFailedError
 
@@ -28,6 +33,9 @@ _KEPT = {  # of the instance, on disk
     "/etc/cni/net.d": "cni-conf",
     "/opt/cni/bin": "cni-bin",
 }
+
+
+_PATIENCE = 30.0  # seconds for the kernel to end what runs in a guest
 
 
 @dataclass(frozen=True)
@@ -43,8 +51,9 @@ async def boot(name: str, instance_id: str, address: IPv4Address, namespace: Pat
     directory = state / "nodes" / name
     for kept in _KEPT.values():
         (directory / kept).mkdir(parents=True, exist_ok=True)
-    # Tens of thousands of small files for each node: in memory they come in seconds, and go in none
-    netns.mount("containerd", str(directory / "containerd"), "tmpfs", 0, "mode=711")
+    if not (directory / "containerd").is_mount():  # what an instance has on disk outlives its boots
+        # Tens of thousands of small files for each node: in memory they come in seconds, and go in none
+        netns.mount("containerd", str(directory / "containerd"), "tmpfs", 0, "mode=711")
     holder = await asyncio.create_subprocess_exec(
         "nsenter",
         f"--net={namespace}",
@@ -83,6 +92,8 @@ def _script(name: str, instance_id: str, address: IPv4Address, state: Path) -> s
         "mount -t sysfs sysfs /sys",
         "mount --move /run/cgroup /sys/fs/cgroup",
         "rmdir /run/cgroup",
+        "cat /proc/sys/kernel/random/uuid >/run/boot_id",  # each boot has its own
+        "mount --bind /run/boot_id /proc/sys/kernel/random/boot_id",
     ]
     for place in _OVERLAID:
         layer = f"/run/guest{place}"
@@ -107,6 +118,39 @@ def _script(name: str, instance_id: str, address: IPv4Address, state: Path) -> s
         lines += [f"mkdir -p {place}", f"mount --no-canonicalize --bind /proc/self/fd/9/nodes/{name}/{kept} {place}"]
     lines += ["exec 9<&-", "mount --make-rshared /", "echo up", "exec sleep infinity"]
     return "\n".join(lines)
+
+
+def boot_id(pid: int) -> str:
+    """Return the id of the boot that a guest's process has seen."""
+    return Path(f"/proc/{pid}/root/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+async def halt(pid: int, cgroup: str) -> None:
+    """Cut a guest's power: whatever shares a namespace with its holder, or runs in containers below its cgroup, dies.
+
+    A process that is just being started can be missed in one round, and is seen in the next. The cgroups go, too: a
+    kubelet that finds containers of an earlier boot takes its time over each.
+    """
+    spaces = _spaces(str(pid))
+    async with asyncio.timeout(_PATIENCE):
+        while (doomed := {*_inside(spaces), *cgroups.processes(cgroup)}) or not cgroups.remove(cgroup):
+            for each in doomed:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(each, signal.SIGKILL)
+            await asyncio.sleep(0.02)
+
+
+def _inside(spaces: AbstractSet[Path]) -> Iterator[int]:
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            with contextlib.suppress(OSError):  # it ended meanwhile: a zombie has no namespaces, either
+                if _spaces(process.name) & spaces:
+                    yield int(process.name)
+
+
+def _spaces(pid: str) -> AbstractSet[Path]:
+    """The namespaces that a guest has for itself: net:[4026531840] and so on."""
+    return {Path(f"/proc/{pid}/ns/{kind}").readlink() for kind in ("mnt", "net", "uts")}
 
 
 def machine_pid(pid: int, machine_proc: int) -> int:

@@ -35,6 +35,7 @@ class Node:
     address: IPv4Address  # primary address of the primary ENI
     netns: Path  # in the mount namespace of the box process
     pid: int  # of the process that holds the namespaces, in the PID namespace of the box
+    boot_id: str  # another one after each boot
     directory: Path  # what the instance keeps on disk
 
 

@@ -40,6 +40,7 @@ def exclusive(lease: Lease, *, mtu: int, service_cidr: IPv4Network) -> NetState:
             up=True,
             rp_filter=None,
             altnames=None,
+            xdp=None,
         ),
         Addr(netns=Netns.POD, dev=ifname, address=IPv4Interface(lease.address)),
         Route(
@@ -72,6 +73,7 @@ def home(card: Card, *, name: str, mtu: int) -> NetState:
                 up=False,
                 rp_filter=None,
                 altnames=None,
+                xdp=(),
             )
         }
     )

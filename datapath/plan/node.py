@@ -61,6 +61,7 @@ def shared_card(card: Card, *, name: str, mtu: int) -> NetState:
                 up=True,
                 rp_filter=0,
                 altnames=None,
+                xdp=None,
             ),
             Neigh(netns=Netns.NODE, dev=name, address=card.gateway, mac=Mac(names.FABRIC_MAC)),
             Route(netns=Netns.NODE, table=table, destination=EVERYWHERE, dev=name, gateway=card.gateway, onlink=True),

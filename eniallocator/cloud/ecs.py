@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv4Network
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from aliyunsdkcore.acs_exception.exceptions import ClientException, ServerException
 from aliyunsdkcore.client import AcsClient
@@ -40,10 +40,13 @@ from eniway.model import EniId, InstanceId, Mac, SecurityGroupId, VSwitchId
 
 _log = log.get(__name__)
 
+_T = TypeVar("_T")
+
 THREADS: Final = 4
 ENI_PAGE: Final = 500
 VSWITCH_PAGE: Final = 50
 IDS_A_CALL: Final = 100
+VERSIONS: Final = {"Ecs": "2014-05-26", "Vpc": "2016-04-28"}
 
 LONGEST_MESSAGE: Final = 400
 NO_ANSWER: Final = "SDK.HttpError"
@@ -116,7 +119,7 @@ class EcsCloud:
             request.set_ClientToken(token)
             return request
 
-        return _eni(await self._call("CreateNetworkInterface", build))
+        return await self._call("CreateNetworkInterface", build, _eni)
 
     async def attach_eni(self, eni_id: EniId, instance_id: InstanceId) -> None:
         """As CloudApi says."""
@@ -127,7 +130,7 @@ class EcsCloud:
             request.set_InstanceId(instance_id)
             return request
 
-        await self._call("AttachNetworkInterface", build)
+        await self._call("AttachNetworkInterface", build, _nothing)
 
     async def detach_eni(self, eni_id: EniId, instance_id: InstanceId) -> None:
         """As CloudApi says."""
@@ -138,7 +141,7 @@ class EcsCloud:
             request.set_InstanceId(instance_id)
             return request
 
-        await self._call("DetachNetworkInterface", build)
+        await self._call("DetachNetworkInterface", build, _nothing)
 
     async def delete_eni(self, eni_id: EniId) -> None:
         """As CloudApi says."""
@@ -148,7 +151,7 @@ class EcsCloud:
             request.set_NetworkInterfaceId(eni_id)
             return request
 
-        await self._call("DeleteNetworkInterface", build)
+        await self._call("DeleteNetworkInterface", build, _nothing)
 
     async def assign(self, eni_id: EniId, count: int, *, token: str) -> tuple[IPv4Address, ...]:
         """As CloudApi says."""
@@ -160,9 +163,11 @@ class EcsCloud:
             request.set_ClientToken(token)
             return request
 
-        answer = await self._call("AssignPrivateIpAddresses", build)
-        given = answer["AssignedPrivateIpAddressesSet"]["PrivateIpSet"]["PrivateIpAddress"]
-        return tuple(IPv4Address(address) for address in given)
+        def parse(answer: dict[str, Any]) -> tuple[IPv4Address, ...]:
+            given = answer["AssignedPrivateIpAddressesSet"]["PrivateIpSet"]["PrivateIpAddress"]
+            return tuple(IPv4Address(address) for address in given)
+
+        return await self._call("AssignPrivateIpAddresses", build, parse)
 
     async def unassign(self, eni_id: EniId, addresses: Sequence[IPv4Address]) -> None:
         """As CloudApi says."""
@@ -173,7 +178,7 @@ class EcsCloud:
             request.set_PrivateIpAddresss([str(address) for address in addresses])
             return request
 
-        await self._call("UnassignPrivateIpAddresses", build)
+        await self._call("UnassignPrivateIpAddresses", build, _nothing)
 
     async def stop_source_check(self, eni_id: EniId) -> None:
         """As CloudApi says."""
@@ -184,7 +189,7 @@ class EcsCloud:
             request.set_SourceDestCheck(value_of(flag=False))
             return request
 
-        await self._call("ModifyNetworkInterfaceAttribute", build)
+        await self._call("ModifyNetworkInterfaceAttribute", build, _nothing)
 
     async def enis(
         self,
@@ -199,12 +204,15 @@ class EcsCloud:
         for chunk in chunks:
             cursor = ""
             while True:
-                answer = await self._call(
+                page, cursor = await self._call(
                     "DescribeNetworkInterfaces",
                     lambda: _describe_enis(chunk, instance_id, tags or {}, cursor),  # noqa: B023 -- called at once
+                    lambda answer: (
+                        [_eni(item) for item in _listed(answer, "NetworkInterfaceSets", "NetworkInterfaceSet")],
+                        str(answer.get("NextToken") or ""),
+                    ),
                 )
-                found += [_eni(item) for item in _listed(answer, "NetworkInterfaceSets", "NetworkInterfaceSet")]
-                cursor = answer.get("NextToken") or ""
+                found += page
                 if not cursor:
                     break
         return tuple(found)
@@ -227,17 +235,21 @@ class EcsCloud:
                 request.add_query_param("PageNumber", page)
                 return request
 
-            items = _listed(await self._call("DescribeVSwitches", build), "VSwitches", "VSwitch")
-            found += [
-                VSwitch(
-                    vswitch_id=VSwitchId(item["VSwitchId"]),
-                    zone=item["ZoneId"],
-                    cidr=IPv4Network(item["CidrBlock"]),
-                    available=int(item["AvailableIpAddressCount"]),
-                )
-                for item in items
-            ]
-            if len(items) < VSWITCH_PAGE:
+            read = await self._call(
+                "DescribeVSwitches",
+                build,
+                lambda answer: [
+                    VSwitch(
+                        vswitch_id=VSwitchId(item["VSwitchId"]),
+                        zone=item["ZoneId"],
+                        cidr=IPv4Network(item["CidrBlock"]),
+                        available=int(item["AvailableIpAddressCount"]),
+                    )
+                    for item in _listed(answer, "VSwitches", "VSwitch")
+                ],
+            )
+            found += read
+            if len(read) < VSWITCH_PAGE:
                 return tuple(found)
             page += 1
 
@@ -249,20 +261,37 @@ class EcsCloud:
             request.set_InstanceTypess([name])
             return request
 
-        answer = await self._call("DescribeInstanceTypes", build)
-        for item in _listed(answer, "InstanceTypes", "InstanceType"):
-            if item["InstanceTypeId"] == name:
-                return InstanceType(
-                    name, enis=int(item["EniQuantity"]), addresses_per_eni=int(item["EniPrivateIpAddressQuantity"])
-                )
-        raise Refused("DescribeInstanceTypes", "unknown", f"the region knows no instance type {name}")
+        def parse(answer: dict[str, Any]) -> InstanceType:
+            for item in _listed(answer, "InstanceTypes", "InstanceType"):
+                if item["InstanceTypeId"] == name:
+                    return InstanceType(
+                        name, enis=int(item["EniQuantity"]), addresses_per_eni=int(item["EniPrivateIpAddressQuantity"])
+                    )
+            raise Refused("DescribeInstanceTypes", "unknown", f"the region knows no instance type {name}")
 
-    async def _call(self, action: str, build: Callable[[], Any]) -> dict[str, Any]:
+        return await self._call("DescribeInstanceTypes", build, parse)
+
+    async def call(
+        self, product: str, action: str, params: Mapping[str, str], *, form: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Any Action by name (``cloud.vpc.Caller``); ``form`` travels in the body: a URL has no room for long lists."""
+
+        def build() -> Any:
+            request = RpcRequest(product, VERSIONS[product], action, product.lower())
+            request.set_method("POST")
+            request.set_query_params(dict(params))
+            request.set_body_params(dict(form or {}))
+            return request
+
+        return await self._call(action, build, lambda answer: answer)
+
+    async def _call(self, action: str, build: Callable[[], Any], parse: Callable[[dict[str, Any]], _T]) -> _T:
         """One call. Raises a class of ``cloud.errors`` and remembers trouble that concerns all calls."""
         await self._limiter.admit(action)
         started = time.perf_counter()
         try:
             answer = await asyncio.get_running_loop().run_in_executor(self._threads, self._send, action, build)
+            said = _read(action, answer, parse)
         except ApiError as error:
             metrics.CLOUD_SECONDS.labels(action, error.code).observe(time.perf_counter() - started)
             if isinstance(error, Throttled):
@@ -282,7 +311,7 @@ class EcsCloud:
             raise
         metrics.CLOUD_SECONDS.labels(action, "").observe(time.perf_counter() - started)
         self._trouble = None
-        return answer
+        return said
 
     def _send(self, action: str, build: Callable[[], Any]) -> dict[str, Any]:
         """In a thread: sign, send, map the answer."""
@@ -332,6 +361,18 @@ class EcsCloud:
             )
             self._client = key, client
         return self._client[1]
+
+
+def _read(action: str, answer: dict[str, Any], parse: Callable[[dict[str, Any]], _T]) -> _T:
+    """What an answer says; Transient for one that lacks what the API reference promises, or words it otherwise."""
+    try:
+        return parse(answer)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Transient(action, "Unreadable", f"the answer is not as documented: {error!r}") from error
+
+
+def _nothing(_: dict[str, Any]) -> None:
+    """Of an answer that says no more than that it is one."""
 
 
 def value_of(*, flag: bool) -> str:

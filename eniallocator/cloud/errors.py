@@ -82,11 +82,11 @@ class WrongState(ApiError):
 
 
 class NotFound(ApiError):
-    """The ENI or address is not there."""
+    """The ENI, address or route entry is not there."""
 
 
 class AlreadyThere(ApiError):
-    """The address is assigned to something already."""
+    """The address is assigned to something, or the route leads somewhere, already."""
 
 
 class VSwitchFull(ApiError):
@@ -139,14 +139,26 @@ _CODES: Final[Mapping[str, type[ApiError]]] = {
     "OperationFailed.LastTokenProcessing": Busy,
     "TaskConflict": Busy,
     "OperationFailed.DistibuteLock": Busy,
+    "IncorrectRouteEntryStatus": Busy,
+    "IncorrcetRouteEntryStatus": Busy,  # the API spells it both ways
+    "IncorrectVpcStatus": Busy,
+    "IncorrectInstanceStatus": Busy,
+    "IncorrectStatus.RouteTableStatus": Busy,
+    "VPC.ERROR": Transient,
     "InvalidOperation.InvalidEniState": WrongState,
     "InvalidOperation.InvalidEcsState": WrongState,
     "InvalidParameter.EniNotBelongEcs": WrongState,
     "InvalidEniId.NotFound": NotFound,
     "InvalidEcsId.NotFound": NotFound,
     "InvalidIp.IpUnassigned": NotFound,
+    "InvalidRouteEntry.NotFound": NotFound,
+    "InvalidRouteEntryId.NotFound": NotFound,
     "InvalidIp.IpAssigned": AlreadyThere,
     "InvalidPrivateIpAddress.Duplicated": AlreadyThere,
+    "InvalidCIDRBlock.Duplicate": AlreadyThere,
+    "InvalidRouteEntry.Duplicate": AlreadyThere,
+    "RouteConflict.AlreadyExist": AlreadyThere,
+    "RouterEntryConflict.Duplicated": AlreadyThere,
     "InvalidVSwitchId.IpNotEnough": VSwitchFull,
     "QuotaExceeded.PrivateIpAddress": VSwitchFull,
     "EniPerInstanceLimitExceeded": LimitsDiffer,

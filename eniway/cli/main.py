@@ -18,6 +18,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     node = commands.add_parser("node", help="the node daemon")
     node.add_argument("--config", type=Path, default=Path(names.CONFIG_FILE), help="default: %(default)s")
+    operator = commands.add_parser("operator", help="what one process does for the cluster")
+    operator.add_argument("--config", type=Path, default=Path(names.CONFIG_FILE), help="default: %(default)s")
+    operator.add_argument("--kubeconfig", type=Path, help="how to reach the API server; default: as a pod does")
     return parser
 
 
@@ -25,7 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; 0 after an orderly end, 1 and a line on standard error when it cannot work, 2 for bad usage."""
     options = _parser().parse_args(arguments)
     try:
-        from eniway.node.app import main as node  # noqa: PLC0415 -- a second of imports
+        if options.command == "operator":
+            from eniway.operator.app import main as operator  # noqa: PLC0415 -- a second of imports
+
+            return operator(options.config, options.kubeconfig)
+        from eniway.node.app import main as node  # noqa: PLC0415 -- as above
 
         status = node(options.config)
     except* EniwayError as group:

@@ -9,8 +9,10 @@ Outside a cluster, ``from_kubeconfig`` leaves the many ways of a kubeconfig to t
 from __future__ import annotations
 
 import os
+import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +26,12 @@ from eniway.errors import KubeError
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 APPLY = "application/apply-patch+yaml"
 """Content type of a server-side apply; JSON is YAML."""
+MERGE = "application/strategic-merge-patch+json"
+"""Content type of a patch that merges lists of built-in types by their keys."""
 _TIMEOUT = aiohttp.ClientTimeout(total=10, sock_connect=3)
+_LIST_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=3)
+_LATE = 15
+"""Seconds that the end of a watch may come late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +84,7 @@ class KubeClient:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._connection.tls), timeout=_TIMEOUT, trust_env=False
+            connector=aiohttp.TCPConnector(ssl=self._connection.tls, socket_factory=_kept_alive), trust_env=False
         )
         return self
 
@@ -98,26 +105,84 @@ class KubeClient:
         query: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """One request; the decoded answer. KubeError carries the HTTP status, or None where there was no answer."""
-        if self._session is None:
-            raise KubeError("the client is closed")
-        headers = {"Accept": "application/json"}
-        try:
-            if token := self._connection.token():
-                headers["Authorization"] = f"Bearer {token}"
-            data = None
-            if body is not None:
-                data = msgspec.json.encode(body, enc_hook=str)
-                headers["Content-Type"] = content_type
-            url = self._connection.server + path
-            async with self._session.request(method, url, data=data, headers=headers, params=query) as response:
-                raw = await response.read()
-                status = response.status
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise KubeError(f"{method} {path}: {str(error) or type(error).__name__}") from error
+        data = None if body is None else msgspec.json.encode(body, enc_hook=str)
+        headers = {} if data is None else {"Content-Type": content_type}
+        async with self._send(method, path, query, timeout=_TIMEOUT, data=data, headers=headers) as response:
+            raw, status = await response.read(), response.status
         try:
             answer: dict[str, Any] = msgspec.json.decode(raw, type=dict) if raw else {}
         except msgspec.DecodeError as error:
             raise KubeError(f"{method} {path}: HTTP {status}, not JSON", status=status) from error
-        if status >= 400:
-            raise KubeError(f"{method} {path}: {answer.get('message') or f'HTTP {status}'}", status=status)
         return answer
+
+    async def read(self, path: str, *, query: Mapping[str, str] | None = None) -> bytes:
+        """GET; the answer as it came, for a caller that decodes only what it needs."""
+        async with self._send("GET", path, query, timeout=_LIST_TIMEOUT) as response:
+            return await response.read()
+
+    async def watch(self, path: str, *, query: Mapping[str, str], seconds: int) -> AsyncGenerator[bytes, None]:
+        """GET with watch=1: the lines as they come, until the server ends the watch, after ``seconds`` at the latest.
+
+        Close the generator (``contextlib.aclosing``) when not reading to the end. A connection that died without a word
+        is noticed by keep-alive probes of the kernel.
+        """
+        query = {**query, "watch": "1", "timeoutSeconds": str(seconds)}
+        timeout = aiohttp.ClientTimeout(total=seconds + _LATE, sock_connect=3)
+        async with self._send("GET", path, query, timeout=timeout) as response:
+            # Not readline: its limit is 64 KiB, an object's is 1.5 MiB
+            begun = b""
+            async for chunk in response.content.iter_any():
+                *lines, rest = chunk.split(b"\n")
+                if lines:
+                    lines[0] = begun + lines[0]
+                    begun = b""
+                begun += rest
+                for line in lines:
+                    yield line
+
+    @asynccontextmanager
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        *,
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 -- aiohttp's own, which also bounds the parts of a request
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The response to a request, if it is a success; its body is still to be read."""
+        if self._session is None:
+            raise KubeError("the client is closed")
+        try:
+            sent = {"Accept": "application/json", **(headers or {})}
+            if token := self._connection.token():
+                sent["Authorization"] = f"Bearer {token}"
+            url = self._connection.server + path
+            async with self._session.request(
+                method, url, data=data, headers=sent, params=query, timeout=timeout
+            ) as response:
+                if response.status >= 400:
+                    raise _refusal(method, path, response.status, await response.read())
+                yield response
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise KubeError(f"{method} {path}: {str(error) or type(error).__name__}") from error
+
+
+def _refusal(method: str, path: str, status: int, body: bytes) -> KubeError:
+    """In the server's own words, a Status object's message."""
+    try:
+        said = msgspec.json.decode(body, type=dict).get("message") if body else None
+    except msgspec.DecodeError:
+        said = None
+    return KubeError(f"{method} {path}: {said or f'HTTP {status}'}", status=status)
+
+
+def _kept_alive(address: tuple[int, int, int, str, Any]) -> socket.socket:
+    """A socket that finds out within half a minute that the other end is gone, though nothing is sent on it."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3)):
+        made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made

@@ -23,10 +23,17 @@ _QUIET_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """One thing to tell; ``about`` is a pod, or None for the node. ``reason`` is CamelCase, as Kubernetes has it."""
+class NodeRef:
+    """A node by name."""
 
-    about: PodRef | None
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing to tell; ``about`` None means this node. ``reason`` is CamelCase, as Kubernetes has it."""
+
+    about: PodRef | NodeRef | None
     type: Literal["Normal", "Warning"]
     reason: str
     message: str
@@ -62,10 +69,10 @@ class Recorder:
                 _LOG.warning("event not recorded", reason=event.reason, text=event.message, error=str(error))
 
     async def _send(self, event: Event) -> None:
-        if event.about is None:
+        if event.about is None or isinstance(event.about, NodeRef):
             # The kubelet's own Events about a node carry the name as the uid, and live in "default".
-            namespace = "default"
-            about = {"apiVersion": "v1", "kind": "Node", "name": self._node, "uid": self._node}
+            namespace, node = "default", event.about.name if event.about else self._node
+            about = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": node}
         else:
             namespace = event.about.namespace
             about = {"apiVersion": "v1", "kind": "Pod", "namespace": namespace}

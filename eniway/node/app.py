@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -38,19 +37,20 @@ from eniallocator.cloud.ecs import EcsCloud
 from eniallocator.cloud.limiter import Limiter
 from eniallocator.cloud.metadata import Metadata
 from eniway import config as configuration
-from eniway import log, metrics, names
+from eniway import http, log, metrics, names
 from eniway.config import NodeConfig
-from eniway.errors import BadConfig, KernelError
+from eniway.errors import BadConfig, EniwayError
 from eniway.kube.client import KubeClient, in_cluster
 from eniway.kube.events import Event, Recorder
 from eniway.kube.nodenetwork import NodeNetworkPublisher
 from eniway.kube.podcidr import PodCidrReader
 from eniway.model import Kind
-from eniway.node import http
 from eniway.node.sweep import Sweeper
+from eniway.signals import until_told
 
 RELAY: Final = Path("/usr/share/eniway/cni/eniway")
 """Where the image has the relay."""
+_CONDITIONS_SECONDS: Final = 1.0
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 _log = log.get(__name__)
@@ -97,7 +97,13 @@ async def run(config: NodeConfig, *, node: str) -> None:
         stack.push_async_callback(pods.close)
         handler = Handler(books, network, pods, add_seconds=config.add_deadline_seconds, default=config.default_wish)
         door = Door(handler.handle)
-        sweeper = Sweeper(books, network, turn=handler.turn, trusted=not opening.rebuilt)
+        sweeper = Sweeper(
+            books,
+            network,
+            service_cidr=config.service_network,
+            turn=handler.turn,
+            trusted=not opening.rebuilt,
+        )
         publisher = NodeNetworkPublisher(
             client, node=node, status=books.status, changed=books.status_changed, random=random
         )
@@ -106,7 +112,7 @@ async def run(config: NodeConfig, *, node: str) -> None:
             await books.learn_pod_cidr(cidr)
             try:
                 await sweeper.sweep_ranges()
-            except KernelError as error:
+            except EniwayError as error:
                 _log.warning("the podCIDR is left to the next sweep", error=str(error))
 
         reader = PodCidrReader(client, node=node, found=learn, random=random)
@@ -123,7 +129,7 @@ async def run(config: NodeConfig, *, node: str) -> None:
             await network.start(service_cidr=config.service_network, primary=books.primary)
             group.create_task(books.run())
             group.create_task(reader.run())
-            await sweeper.sweep()
+            await _sweep(sweeper)
             conflist.install_relay(RELAY)
             door.open()
             group.create_task(door.run())
@@ -131,8 +137,17 @@ async def run(config: NodeConfig, *, node: str) -> None:
             state.unhealthy = None
             _log.info("serving", node=node, instance=opening.identity.instance_id, leases=len(books.leases()))
             while True:
-                await clock.sleep(config.sweep_seconds)
-                await sweeper.sweep()
+                await sweeper.due(config.sweep_seconds)
+                await _sweep(sweeper)
+
+
+async def _sweep(sweeper: Sweeper) -> None:
+    """One sweep; what keeps it from looking at all is logged, and the next one tries again."""
+    try:
+        await sweeper.sweep()
+    except EniwayError as error:
+        metrics.SWEEP_FAILURES.inc()
+        _log.error("the sweep could not look", error=str(error))
 
 
 class _State:
@@ -155,6 +170,8 @@ async def _tell_conditions(books: Books, recorder: Recorder) -> None:
     """An Event on the Node for each condition that is, or becomes, false."""
     told: dict[str, Any] = {}
     while True:
+        # A burst of changes is one change to whoever reads events.
+        await asyncio.sleep(_CONDITIONS_SECONDS)
         for condition in books.status()["conditions"]:
             said = (condition["status"], condition["reason"], condition["message"])
             if condition["status"] == "False" and told.get(condition["type"]) != said:
@@ -173,17 +190,5 @@ def main(path: Path, environ: Mapping[str, str] = os.environ) -> int:
     log.configure(config.log_level)
     if not Path(names.CNI_SOCKET).exists():
         conflist.withdraw()
-    asyncio.run(_until_told(lambda: run(config, node=node)))
+    asyncio.run(until_told(lambda: run(config, node=node)))
     return 0
-
-
-async def _until_told(work: Callable[[], Any]) -> None:
-    """Run ``work`` and cancel it at SIGTERM or SIGINT."""
-    task = asyncio.ensure_future(work())
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
-        _log.info("ended")

@@ -1,6 +1,7 @@
 """Compare books and kernel, repair what differs, count it.
 
-Four differences and what is done about each:
+First what all pods stand on: node-wide rules, sets, chains and settings, and the cards. Then four differences, and
+what is done about each:
 
 1. a lease whose sandbox is gone (its netns path is no namespace any more): a DEL that never came, or that came while
    the daemon was away. Released.
@@ -20,17 +21,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from eniway import log, metrics
-from eniway.errors import EniwayError
-from eniway.model import Lease, LeaseKey
+from eniway.errors import EniwayError, NotReady
+from eniway.model import Card, Lease, LeaseKey
 
 _log = log.get(__name__)
+_GATHER_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,23 @@ def is_namespace(path: str, *, nsfs: int | None = None) -> bool:
 class Books(Protocol):
     """The books' part of a sweep."""
 
+    @property
+    def primary(self) -> Card:
+        """The instance's own card."""
+        ...
+
+    def shared_cards(self) -> Sequence[Card]:
+        """Cards that carry shared pods."""
+        ...
+
+    def idle_exclusive_cards(self) -> Sequence[Card]:
+        """Exclusive cards that no pod has."""
+        ...
+
+    def card_missing(self, card: Card) -> None:
+        """Its link is not on this node."""
+        ...
+
     def leases(self) -> Sequence[Lease]:
         """All leases, confirmed or not."""
         ...
@@ -102,6 +121,18 @@ class Books(Protocol):
 class Network(Protocol):
     """The kernel's part of a sweep."""
 
+    async def start(self, *, service_cidr: IPv4Network, primary: Card) -> bool:
+        """The state that all pods share; whether anything was not as planned."""
+        ...
+
+    async def prepare_card(self, card: Card) -> bool:
+        """A shared card's table, rule and settings; NotReady: it is not here."""
+        ...
+
+    async def park_card(self, card: Card) -> bool:
+        """An idle exclusive card, clean and down; NotReady: it is not here."""
+        ...
+
     async def observe_leases(self) -> Mapping[LeaseKey, str]:
         """Lease keys that host links carry, with the links' names."""
         ...
@@ -118,16 +149,20 @@ class Network(Protocol):
         """Remove the host side of a lease nobody holds."""
         ...
 
-    async def check(self, lease: Lease) -> Sequence[object]:
-        """What is not as planned."""
+    async def repair(self, lease: Lease) -> Sequence[object]:
+        """Put back what is missing or wrong of ours; what that was."""
         ...
 
-    async def attach(self, lease: Lease) -> object:
-        """Bring it to the plan."""
+    async def prune(self, leases: Callable[[], Collection[Lease]]) -> int:
+        """Remove members of our sets that belong to none of ``leases()``; how many."""
         ...
 
     async def detach(self, lease: Lease) -> None:
-        """Undo it."""
+        """Undo a lease."""
+        ...
+
+    async def changed(self) -> None:
+        """Return when somebody else changed our cards' links or our rules."""
         ...
 
 
@@ -142,30 +177,43 @@ class Sweeper:
         books: Books,
         network: Network,
         *,
+        service_cidr: IPv4Network,
         turn: Callable[[LeaseKey], AbstractAsyncContextManager[None]],
         trusted: bool,
         alive: Callable[[str], bool] = is_namespace,
     ) -> None:
         self._books = books
         self._network = network
+        self._service_cidr = service_cidr
         self._turn = turn
         self._trusted = trusted
         self._alive = alive
 
+    async def due(self, seconds: float) -> None:
+        """Return when it is time for the next sweep: after ``seconds``, or soon after somebody else's hand was seen."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._network.changed()
+                # One restart of a network service is many changes.
+                await asyncio.sleep(_GATHER_SECONDS)
+
     async def sweep(self) -> int:
         """One sweep; the number of repairs. An error over one lease is logged and does not keep the others waiting."""
+        repairs = await self._foundations()
         links = await self._network.observe_leases()
         leases = self._books.leases()
         living = await asyncio.to_thread(lambda: [lease.netns for lease in leases if self._alive(lease.netns)])
         findings = compare(leases=leases, alive=living, links=links)
-        repairs = 0
         for key in findings.released:
             repairs += await self._one("lease", key, self._release)
+        if not findings.orphaned:
+            # What books that were lost did not know has ended.
+            self._trusted = True
+            await self._books.settle_orphans(())
         if self._trusted:
             for key in findings.orphaned:
                 repairs += await self._one("link", key, self._remove)
-        if not findings.orphaned:
-            await self._books.settle_orphans(())
+            repairs += self._count("set member", await self._network.prune(self._books.leases))
         for lease in findings.checked:
             repairs += await self._one("datapath", lease.key, self._mend)
         await self.sweep_ranges()
@@ -176,16 +224,43 @@ class Sweeper:
         self._books.account(await self._network.observe_addresses())
         await self._network.claim_ranges(() if self._books.pod_cidr is None else (self._books.pod_cidr,))
 
+    async def _foundations(self) -> int:
+        """Node-wide state, then cards: what all settings of links ask for is handed down to the cards by it."""
+        wrong = await self._network.start(service_cidr=self._service_cidr, primary=self._books.primary)
+        repairs = self._count("node", wrong)
+        for cards, put in (
+            (self._books.shared_cards, self._network.prepare_card),
+            (self._books.idle_exclusive_cards, self._network.park_card),
+        ):
+            for card in cards():
+                # Retired or leased while another card was worked on.
+                if card not in cards():
+                    continue
+                try:
+                    repairs += self._count("card", await put(card))
+                except NotReady as error:
+                    _log.warning("a card's link is not here", eni=card.eni_id, slot=card.slot, error=str(error))
+                    self._books.card_missing(card)
+        return repairs
+
+    @staticmethod
+    def _count(what: str, number: int) -> int:
+        if number:
+            metrics.SWEEP_REPAIRS.labels(what).inc(number)
+            _log.warning("a difference was repaired", what=what, number=int(number))
+        return int(number)
+
     async def _one(self, what: str, key: LeaseKey, work: Callable[[LeaseKey], Awaitable[bool]]) -> bool:
-        try:
-            async with self._turn(key):
-                repaired = await work(key)
-        except EniwayError as error:
-            _log.warning("a difference could not be repaired", what=what, container=key.container_id, error=str(error))
-            return False
-        if repaired:
-            metrics.SWEEP_REPAIRS.labels(what).inc()
-            _log.info("a difference was repaired", what=what, container=key.container_id)
+        lease = self._books.lease(key)
+        fields = {} if lease is None else {"pod": lease.pod, "eni": lease.card.eni_id, "address": lease.address}
+        with log.bind(container=key.container_id, **fields):
+            try:
+                async with self._turn(key):
+                    repaired = await work(key)
+            except EniwayError as error:
+                _log.warning("a difference could not be repaired", what=what, error=str(error))
+                return False
+            self._count(what, repaired)
         return repaired
 
     async def _release(self, key: LeaseKey) -> bool:
@@ -207,10 +282,9 @@ class Sweeper:
         lease = self._books.lease(key)
         if lease is None or not self._alive(lease.netns):
             return False
-        wrong = await self._network.check(lease)
+        wrong = await self._network.repair(lease)
         if wrong:
-            _log.warning("a pod's network is not as planned", pod=lease.pod, wrong=[str(part) for part in wrong][:10])
-            await self._network.attach(lease)
+            _log.warning("a pod's network was not as planned", wrong=[str(part) for part in wrong][:10])
         # An ADD whose daemon died between kernel and books, and whose runtime kept the sandbox, is done by now.
         await self._books.confirm(key)
         return bool(wrong)

@@ -108,9 +108,12 @@ def memory(kube: Kube, node: str) -> float:
     for number in range(MANY):
         kube.apply(_pod(f"many-{number}", node, "shared"))
     kube.until(PODS, lambda pods: _running(pods, MANY), seconds=180, selector="bench=many")
-    daemons = kube.get(f"/api/v1/pods?fieldSelector=spec.nodeName%3D{node}")["items"]
-    uids = [pod["metadata"]["uid"] for pod in daemons if _owner(pod) == "DaemonSet"]
-    return sum(inside.resident(uid) for uid in uids) / 2**20
+    selector = "labelSelector=app.kubernetes.io%2Fname%3Deniway-node"
+    daemons = kube.get(f"/api/v1/namespaces/kube-system/pods?fieldSelector=spec.nodeName%3D{node}&{selector}")["items"]
+    containers = [
+        one["containerID"].rpartition("/")[2] for pod in daemons for one in pod["status"]["containerStatuses"]
+    ]
+    return sum(inside.resident(container) for container in containers) / 2**20
 
 
 def place_of(kube: Kube, pod: Object) -> Place:
@@ -201,10 +204,6 @@ def _pod(name: str, node: str, kind: str) -> Object:
 def _running(pods: list[Object], count: int) -> list[Object] | None:
     running = [pod for pod in pods if pod["status"].get("phase") == "Running" and pod["status"].get("podIP")]
     return running if len(running) == count else None
-
-
-def _owner(pod: Object) -> str:
-    return next((str(owner["kind"]) for owner in pod["metadata"].get("ownerReferences", [])), "")
 
 
 def _timed(box: Box, *words: str) -> float:

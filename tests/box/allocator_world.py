@@ -29,7 +29,7 @@ from vpcbox.openapi.server import application as openapi
 from vpcbox.world.clock import Clock as BoxClock
 from vpcbox.world.instance_types import load
 from vpcbox.world.model import Eni, EniStatus, EniType
-from vpcbox.world.wire import Card
+from vpcbox.world.wire import Card, Route
 from vpcbox.world.world import World
 
 SPEED = 40.0
@@ -58,6 +58,7 @@ class NodeWithoutKernel:
     def __init__(self) -> None:
         self.links: dict[Mac, str] = {}
         self.prepared: set[str] = set()
+        self.parked: set[str] = set()
         self.in_pods: set[Mac] = set()
         self._news = asyncio.Event()
 
@@ -70,6 +71,9 @@ class NodeWithoutKernel:
 
     async def update(self, card: Card) -> None:
         """Addresses are not configured here."""
+
+    async def route(self, table: tuple[Route, ...]) -> None:
+        """Packets are not carried here."""
 
     def stir(self) -> None:
         """Something about links has changed."""
@@ -92,6 +96,11 @@ class NodeWithoutKernel:
 
     async def retire_card(self, card: PodCard) -> None:
         self.prepared.discard(card.eni_id)
+
+    async def park_card(self, card: PodCard) -> None:
+        if card.mac not in self.links:
+            raise KernelError(f"no link {card.mac}")
+        self.parked.add(card.eni_id)
 
 
 @dataclass

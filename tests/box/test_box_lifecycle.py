@@ -38,7 +38,7 @@ class Box:
 
     def run(self, *words: str) -> str:
         """Run a command of vpcbox that must succeed."""
-        verb = words[:2] if words[0] in {"node", "image", "fault"} else words[:1]
+        verb = words[:2] if words[0] in {"node", "instance", "image", "fault"} else words[:1]
         argv = [sys.executable, "-m", "vpcbox", *verb, "--state", str(self.directory), *words[len(verb) :]]
         done = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -121,7 +121,7 @@ def test_a_killed_box_with_running_pods_leaves_nothing_and_comes_up_again(make_b
     box.run("down")
 
 
-def test_two_clusters_side_by_side_and_one_of_them_grows(make_box: Callable[[str], Box], tmp_path: Path) -> None:
+def test_two_clusters_side_by_side_and_one_of_them_grows(make_box: Callable[[str], Box]) -> None:
     """Each answers for itself; a node that is added joins its own cluster only and takes images."""
     first, second = make_box("first"), make_box("second")
     first.run("up", "--nodes", "1", "--install", "none")
@@ -130,8 +130,7 @@ def test_two_clusters_side_by_side_and_one_of_them_grows(make_box: Callable[[str
     assert first.run("node", "add").strip() == "node-2"
     assert first.nodes() == ["node-1", "node-2"]
     assert second.nodes() == ["node-1"]
-    archive = tmp_path / "image.tar"
-    first.run("sh", "node-1", "--", "ctr", "-n", "k8s.io", "images", "export", str(archive), AGNHOST)
+    (archive,) = first.directory.rglob("box-images.tar")
     first.run("sh", "node-2", "--", "ctr", "-n", "k8s.io", "images", "rm", AGNHOST)
     first.run("image", "load", str(archive))
     assert AGNHOST in first.run("sh", "node-2", "--", "ctr", "-n", "k8s.io", "images", "ls", "-q").split()
@@ -164,3 +163,27 @@ def _command_lines() -> list[str]:
             except (FileNotFoundError, ProcessLookupError):
                 continue
     return found
+
+
+def test_a_node_comes_back_from_a_reboot_and_is_forgotten_when_its_instance_is_released(
+    make_box: Callable[[str], Box],
+) -> None:
+    """The same Node by another boot, its pods started again; of a released one neither instance nor Node is left."""
+    box = make_box("power")
+    box.run("up", "--nodes", "2", "--install", "none")
+    box.kubectl("create", "--filename=-", stdin=POD)
+    box.kubectl("wait", "--for=condition=Ready", "--timeout=60s", "pod/resident")
+    asked = ("get", "node", "node-1", "--output=jsonpath={.status.nodeInfo.bootID} {.metadata.uid} {.spec.podCIDR}")
+    before = box.kubectl(*asked).split()
+    box.run("instance", "reboot", "node-1")
+    after = box.kubectl(*asked).split()
+    assert after[0] != before[0]
+    assert after[1:] == before[1:]
+    restarted = "--for=jsonpath={.status.containerStatuses[0].restartCount}=1"
+    box.kubectl("wait", restarted, "--timeout=90s", "pod/resident")
+    box.kubectl("wait", "--for=condition=Ready", "--timeout=90s", "pod/resident")
+    box.run("instance", "release", "node-1")
+    assert box.nodes() == ["node-2"]
+    assert box.run("node", "add").strip() == "node-3"
+    assert box.nodes() == ["node-2", "node-3"]
+    box.run("down")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datapath.diff import Add, Change, Op, Remove, diff
+from datapath.diff import Add, Change, Op, Remove, diff, mend
 from datapath.plan.exclusive import exclusive, home
 from datapath.plan.node import node, shared_card
 from datapath.plan.routed import ranges, routed
@@ -106,7 +106,9 @@ class Kernel:
     def _change(self, item: Item, was: Item) -> None:
         assert key(item) == key(was)
         if isinstance(item, Eni) and isinstance(was, Eni):
-            open_ = {name: getattr(was, name) for name in ("rp_filter", "altnames") if getattr(item, name) is None}
+            open_ = {
+                name: getattr(was, name) for name in ("rp_filter", "altnames", "xdp") if getattr(item, name) is None
+            }
             item = replace(item, **open_)
             if (item.netns, item.name) != (was.netns, was.name):
                 assert (item.netns, item.name) not in self.devices(), "the name is taken"
@@ -251,12 +253,13 @@ def meddle(draw: st.DrawFn, kernel: Kernel) -> None:
     if draw(st.booleans()):
         netns, dev = draw(st.sampled_from(sorted(kernel.devices())))
         table = TABLE_MAIN if netns is Netns.POD else names.eni_table(3)
-        strays = [
+        strays: list[Item] = [
             Addr(netns=netns, dev=dev, address=IPv4Interface("192.0.2.7/24")),
             Neigh(netns=netns, dev=dev, address=GATEWAY, mac=mac(lease(Kind.SHARED).key, Netns.NODE)),
             Route(netns=netns, table=table, destination=IPv4Network("0.0.0.0/0"), dev=dev),
         ]
-        kernel.apply(Add(draw(st.sampled_from(strays if kernel.devices()[netns, dev] else strays[:1]))))
+        stray: Item = draw(st.sampled_from(strays if kernel.devices()[netns, dev] else strays[:1]))
+        kernel.apply(Add(stray))
         return
     match item:
         case Veth(peer=None):
@@ -283,7 +286,7 @@ def meddle(draw: st.DrawFn, kernel: Kernel) -> None:
                 st.sampled_from(
                     [
                         replace(item, mac=Mac("02:00:00:00:00:03")),
-                        replace(item, mtu=1300, alias="somebody", group=9, txqlen=1, altnames=("other",)),
+                        replace(item, mtu=1300, alias="somebody", group=9, txqlen=1, altnames=("other",), xdp=(2,)),
                         replace(item, name=free),
                         replace(item, netns=Netns.NODE, name=free, up=False),
                         replace(item, up=False),
@@ -337,6 +340,29 @@ def test_operations_come_in_one_order_however_the_sets_are_built(situation: tupl
     observed, desired = situation
     again = diff(frozenset(reversed(list(observed))), frozenset(reversed(list(desired))))
     assert again == diff(observed, desired)
+
+
+@given(situations())
+def test_mending_leads_to_the_plan_and_spares_what_is_the_pods(situation: tuple[NetState, NetState]) -> None:
+    """One pass is enough; nothing beyond the plan is taken from a pod whose links stay."""
+    observed, desired = situation
+    kernel = Kernel(observed)
+    for op in mend(observed, desired):
+        assert not (isinstance(op, Remove) and getattr(op.item, "netns", None) is Netns.POD)
+        kernel.apply(op)
+    assert mend(kernel.state, desired) == ()
+    assert all(item in kernel.state for item in desired if not isinstance(item, Eni | Veth))
+
+
+@given(situations())
+def test_mending_minds_the_node_as_strictly_as_attaching(situation: tuple[NetState, NetState]) -> None:
+    """What is left for a full diff after it is in the pod's namespace alone."""
+    observed, desired = situation
+    kernel = Kernel(observed)
+    for op in mend(observed, desired):
+        kernel.apply(op)
+    for op in diff(kernel.state, desired):
+        assert isinstance(op.item, Veth) or getattr(op.item, "netns", None) is Netns.POD
 
 
 def other_mac(kernel: Kernel) -> None:

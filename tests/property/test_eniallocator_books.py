@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network
@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from eniallocator.inventory import Inventory
 from eniallocator.ledger import Contents, Ledger
-from eniallocator.records import Change, Drop, EniRecord, LeaseRecord, Put, RoutedAddress, Use
+from eniallocator.records import Change, Drop, EniRecord, LeaseRecord, Put, Record, RoutedAddress, Use
 from eniallocator.store import Store
 from eniway.errors import NotReady
 from eniway.model import Kind, LeaseKey
@@ -123,17 +123,18 @@ class Books(RuleBasedStateMachine):
             return
         cooling = [address for address in held.addresses if held.kind is not Kind.EXCLUSIVE or address != held.address]
         self.inventory.cool(cooling, self.now)
-        rested = [
-            RoutedAddress(address, self.now)
-            if held.kind is Kind.ROUTED
-            else replace(self.inventory.addresses[address], released=self.now)
-            for address in cooling
-        ]
+        rested = self.rested(held, cooling)
         self.run(lambda: self.store.settle(Drop(held), *map(Put, rested)))
         self.released.update(dict.fromkeys(cooling, self.now))
         del self.told[held.key]
         if self.full:
             self.undone.add(held.key)
+
+    def rested(self, held: LeaseRecord, addresses: Collection[IPv4Address]) -> list[Record]:
+        """Records of the addresses, released now."""
+        if held.kind is Kind.ROUTED:
+            return [RoutedAddress(address, self.now) for address in addresses]
+        return [replace(self.inventory.addresses[address], released=self.now) for address in addresses]
 
     @rule(seconds=st.floats(0.0, 40.0))
     def time_passes(self, seconds: float) -> None:
@@ -162,10 +163,9 @@ class Books(RuleBasedStateMachine):
         self.full = False
         for stale in [held for known, held in self.inventory.leases.items() if known in self.undone]:
             assert stale.key not in self.told
-            self.run(partial(self.store.settle, Drop(stale)))
             self.inventory.cool(stale.addresses, self.now)
+            self.run(partial(self.store.settle, Drop(stale), *map(Put, self.rested(stale, stale.addresses))))
             self.released.update(dict.fromkeys(stale.addresses, self.now))
-        # An address whose release could not be written rests in the memory of this process only.
         self.undone.clear()
 
     @invariant()

@@ -16,6 +16,7 @@ class NodeState:
 
     ready: bool
     has_pod_cidr: bool  # the controller manager gives it, a moment after kubelet has registered the node
+    boot_id: str  # as kubelet has last reported it
 
 
 class Api:
@@ -59,6 +60,13 @@ class Api:
                     for condition in item["status"].get("conditions", [])
                 ),
                 has_pod_cidr="podCIDR" in item["spec"],
+                boot_id=item["status"].get("nodeInfo", {}).get("bootID", ""),
             )
             for item in items
         }
+
+    async def delete_node(self, name: str) -> None:
+        """Forget a node; one that is not there is no error."""
+        async with self._session.delete(f"/api/v1/nodes/{name}") as answer:
+            if answer.status != 404:
+                answer.raise_for_status()

@@ -1,5 +1,7 @@
 """The cgroups of nodes: one for each, in every hierarchy of the machine (cgroup v1, hybrid, or v2)."""
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +33,39 @@ def create(path: str, root: Path = ROOT) -> None:
                     (cgroup / name).write_text((parent / name).read_text())
             parent = cgroup
         _delegate(parent)
+
+
+def processes(path: str, root: Path = ROOT) -> set[int]:
+    """The processes in the cgroup `path` and below, in any hierarchy, as far as the caller's PID namespace has them."""
+    return {
+        int(pid)
+        for hierarchy in hierarchies(root)
+        for folder, _, _ in os.walk(hierarchy / path)
+        for pid in _lines(Path(folder, "cgroup.procs"))
+        if pid != "0"
+    }
+
+
+def remove(path: str, root: Path = ROOT) -> bool:
+    """Remove the cgroup `path` and those below in every hierarchy; False as long as the kernel holds on to one."""
+    for hierarchy in hierarchies(root):
+        for folder, _, _ in os.walk(hierarchy / path, topdown=False):
+            try:
+                Path(folder).rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno != errno.EBUSY:  # a process is on its way out
+                    raise
+                return False
+    return True
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text().split()
+    except FileNotFoundError:  # the cgroup went away meanwhile
+        return []
 
 
 def _delegate(cgroup: Path) -> None:

@@ -73,6 +73,11 @@ class Cluster:
             if process := self._running.pop((node.name, component), None):
                 await process.stop()
 
+    async def forget_node(self, node: Node) -> None:
+        """Delete the Node of an instance that is gone, as a cloud controller manager does."""
+        async with self._api() as api:
+            await api.delete_node(node.name)
+
     async def run(self) -> None:
         """Start what ends again, as a node's service manager would, until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -164,8 +169,8 @@ class Cluster:
         async with self._api() as api:
 
             async def registered() -> bool:
-                states = await api.nodes()
-                return node.name in states and states[node.name].has_pod_cidr
+                state = (await api.nodes()).get(node.name)
+                return state is not None and state.has_pod_cidr and state.boot_id == node.boot_id
 
             await self._until(f"{node.name} registered", registered, [node])
 

@@ -7,6 +7,9 @@ What a guest sees (Alibaba Cloud's VPC as measured from instances):
   to an address that nobody holds it vanishes without a word; broadcasts end at the port;
 - a source that is not the card's own is dropped unless the card's source/destination check is off: strict rp_filter
   says exactly this where only the card's own addresses are routed to its port. An ARP request is a packet in this, too;
+- the route table sends what no card holds to the card of the longest prefix, at its own MAC whatever the destination
+  is, if it is plugged and its check is off; else the packet vanishes, and takes no wider entry: in the kernel's table
+  each entry leads to a port or to the sink;
 - a card whose namespace dies returns to its instance as a physical NIC would: the veth dies, so it is made anew.
 There is no bridge and no connection tracking here: two lookups carry a packet.
 """
@@ -20,10 +23,11 @@ import logging
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Any
 
 from vpcbox.fabric import netns
 from vpcbox.fabric.netlink import Namespace, vanished_links
-from vpcbox.world.wire import Card
+from vpcbox.world.wire import Card, Route
 
 ROUTER_MAC = "ee:ff:ff:ff:ff:ff"
 _PORT_SYSCTLS = {  # written to `default`, which every port made later starts from
@@ -41,6 +45,8 @@ _GUEST_SYSCTLS = {  # a namespace starts with the machine's own values; a guest 
     "ipv4/conf/all/rp_filter": 0,
     "ipv4/conf/default/rp_filter": 0,
 }
+
+_ENTRY, _NOWHERE = 1, 2  # metrics: of the route table's entries, and of the default route when none of them matches
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +70,8 @@ class Router:
         self._router: Namespace
         self._instances: dict[str, Namespace] = {}
         self._ports: dict[str, _Port] = {}  # by ENI
+        self._table: dict[IPv4Network, str | None] = {}  # the ENI an entry leads to
+        self._sink: int
         self._names = (f"port{n}" for n in itertools.count(1))
         self._changing = asyncio.Lock()
 
@@ -76,9 +84,9 @@ class Router:
         for service in services:
             await self._router.request("addr", "add", index=1, address=str(service), prefixlen=32)
         await self._router.request("link", "add", ifname="sink", kind="veth", peer={"ifname": "sink-end"})
-        sink = await self._router.index("sink")
-        await self._router.request("link", "set", index=sink, state="up", arp=False)
-        await self._router.request("route", "add", dst="0.0.0.0/0", oif=sink, scope="link")
+        self._sink = await self._router.index("sink")
+        await self._router.request("link", "set", index=self._sink, state="up", arp=False)
+        await self._router.request("route", "add", dst="0.0.0.0/0", oif=self._sink, scope="link", priority=_NOWHERE)
 
     async def close(self) -> None:
         """Take the router and all instances' namespaces away."""
@@ -110,6 +118,7 @@ class Router:
         async with self._changing:
             port = self._ports.pop(eni_id, None)
             if port is not None:
+                await self._aim_all(eni_id)
                 await self._router.request("link", "del", index=port.index, ignore=(errno.ENODEV,))
 
     async def update(self, card: Card) -> None:
@@ -119,6 +128,18 @@ class Router:
             self._ports[card.eni_id] = _Port(card, port.name, port.index)
             await self._steer(port.index, card, had=set(port.card.addresses))
             self._check_sources(port.name, card)
+            await self._aim_all(card.eni_id)
+
+    async def route(self, table: tuple[Route, ...]) -> None:
+        """Obey this route table from now on."""
+        async with self._changing:
+            new = {route.destination: route.eni_id for route in table}
+            for destination in self._table.keys() - new.keys():
+                await self._router.request("route", "del", dst=str(destination), priority=_ENTRY, ignore=(errno.ESRCH,))
+                del self._table[destination]
+            for destination, eni_id in new.items():
+                await self._aim(destination, eni_id)
+                self._table[destination] = eni_id
 
     async def run(self) -> None:
         """Hand cards back to their instances when the namespace they were in dies, until cancelled."""
@@ -135,6 +156,7 @@ class Router:
             await self._plug(port.card)
         except OSError:  # an instance that dies takes its cards along; the world unplugs them
             self._ports[port.card.eni_id] = port
+            await self._aim_all(port.card.eni_id)
             _log.exception("%s was not handed back to %s", port.card.eni_id, port.card.instance_id)
         else:
             _log.info("%s returned to %s", port.card.eni_id, port.card.instance_id)
@@ -175,6 +197,28 @@ class Router:
             await self._router.request("link", "del", index=index, ignore=(errno.ENODEV,))
             raise
         self._ports[card.eni_id] = _Port(card, name, index)
+        await self._aim_all(card.eni_id)
+
+    async def _aim_all(self, eni_id: str) -> None:
+        """Lead the entries of a card to where they lead now."""
+        for destination, hop in self._table.items():
+            if hop == eni_id:
+                await self._aim(destination, eni_id)
+
+    async def _aim(self, destination: IPv4Network, eni_id: str | None) -> None:
+        """Lead an entry to its card by the permanent neighbour that the card's first address is, or nowhere."""
+        entry: dict[str, Any] = {"dst": str(destination), "priority": _ENTRY}
+        port = self._ports.get(eni_id or "")
+        if port is not None and not port.card.source_dest_check:
+            gateway = str(port.card.addresses[0])
+            try:
+                await self._router.request("route", "replace", **entry, oif=port.index, gateway=gateway, flags="onlink")
+            except OSError as error:
+                if error.errno != errno.ENODEV:  # its namespace has died just now: `run` is about to hear of it
+                    raise
+            else:
+                return
+        await self._router.request("route", "replace", **entry, oif=self._sink, scope="link")
 
     async def _steer(self, index: int, card: Card, *, had: set[IPv4Address]) -> None:
         """Lead the card's addresses to its port, and those it had before nowhere."""

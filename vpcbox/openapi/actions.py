@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from vpcbox.openapi import eni, instance, private_ip, tag, vpc
+from vpcbox.openapi import eni, instance, private_ip, route, route_table, tag, vpc
 from vpcbox.openapi.params import Params
 from vpcbox.world.world import World
 
@@ -32,9 +32,15 @@ ACTIONS: Mapping[str, Mapping[str, Action]] = {
         "UntagResources": tag.untag_resources,
     },
     VPC: {
+        "CreateRouteEntries": route.create_route_entries,
+        "CreateRouteEntry": route.create_route_entry,
+        "DeleteRouteEntries": route.delete_route_entries,
+        "DeleteRouteEntry": route.delete_route_entry,
+        "DescribeRouteEntryList": route.describe_route_entry_list,
+        "DescribeRouteTableList": route_table.describe_route_table_list,
         "DescribeVSwitches": vpc.describe_vswitches,
         "DescribeVpcs": vpc.describe_vpcs,
     },
 }
 
-WITH_CLIENT_TOKEN = frozenset({"CreateNetworkInterface", "AssignPrivateIpAddresses"})
+WITH_CLIENT_TOKEN = frozenset({"CreateNetworkInterface", "AssignPrivateIpAddresses", "CreateRouteEntry"})

@@ -22,6 +22,10 @@ _STATUS = {
     "InvalidOperation.VpcMismatch": 403,
     "InvalidOperation.AvailabilityZoneMismatch": 403,
     "InvalidOperation.InvalidEniType": 403,
+    # routes
+    "InvalidRouteEntry.NotFound": 400,
+    "InvalidRouteEntryId.NotFound": 400,
+    "OperationFailed.InstanceDismatchCurrentVpc": 404,
     # one task at a time
     "Operation.Conflict": 403,
     "InvalidOperation.Conflict": 409,

@@ -53,10 +53,10 @@ class Paging:
         return cls.by_token(p, most=most, default=default, clamp=clamp)
 
     @classmethod
-    def by_token(cls, p: Params, *, most: int, default: int, clamp: bool = False) -> "Paging":
-        """Read NextToken and MaxResults."""
+    def by_token(cls, p: Params, *, most: int, default: int, clamp: bool = False, name: str = "MaxResults") -> "Paging":
+        """Read NextToken and MaxResults, or whatever the Action calls the latter."""
         token = p.text("NextToken", longest=1024)
-        results = p.number("MaxResults", -_ANY if clamp else 1, _ANY if clamp else most)
+        results = p.number(name, -_ANY if clamp else 1, _ANY if clamp else most)
         results = default if results is None else results
         return cls(size=min(max(results, 10), most) if clamp else results, after=_decode(token) if token else "")
 

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
 
 from vpcbox.world.errors import Refused
 
@@ -92,6 +92,26 @@ class Params:
     def addresses(self, name: str, most: int) -> tuple[IPv4Address, ...]:
         """``Name.1`` to ``Name.N``, each an IPv4 address."""
         return tuple(_address(name, value) for value in self.texts(name, most))
+
+    def cidr(self, name: str) -> IPv4Network | None:
+        """An IPv4 network, its address without host bits; a bare address is a /32."""
+        value = self.text(name)
+        if value is None:
+            return None
+        try:
+            return IPv4Network(value)
+        except ValueError:
+            raise Refused("InvalidCidrBlock.Malformed", f'Specified CIDR block is not valid: "{name}".') from None
+
+    def rows(self, name: str, most: int) -> tuple[str, ...]:
+        """``Name.1.`` to ``Name.N.``: what the fields of each structure of a list begin with."""
+        pattern = re.compile(re.escape(name) + r"\.([1-9][0-9]{0,3})\.")
+        numbers = sorted({int(match[1]) for key in self.raw if (match := pattern.match(key))})
+        if not numbers:
+            raise missing(name)
+        if len(numbers) > most:
+            raise invalid(name, f"at most {most} of them")
+        return tuple(f"{name}.{n}." for n in numbers)
 
     def tags(self) -> dict[str, str]:
         """``Tag.N.Key`` and ``Tag.N.Value``."""

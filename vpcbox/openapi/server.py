@@ -20,6 +20,8 @@ from vpcbox.world.errors import Refused
 from vpcbox.world.model import REGION
 from vpcbox.world.world import World
 
+LONGEST_LINE = 1 << 16  # of a request: the SDK's V1 sends all of it, even a list of 50 structures, in the URL
+
 _log = logging.getLogger(__name__)
 
 

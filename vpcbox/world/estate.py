@@ -13,6 +13,7 @@ from vpcbox.world.addresses import AddressBook, gateway
 from vpcbox.world.clock import Clock
 from vpcbox.world.errors import Refused
 from vpcbox.world.model import ZONE, Eni, EniStatus, EniType, Instance, InstanceType, SecurityGroup, Vpc, VSwitch
+from vpcbox.world.route_table import RouteTable
 from vpcbox.world.wire import Card
 
 MTU = 1500
@@ -31,6 +32,7 @@ class Estate:
         self.faults = faults
         self.vpcs: dict[str, Vpc] = {}
         self.vswitches: dict[str, VSwitch] = {}
+        self.route_tables: dict[str, RouteTable] = {}
         self.security_groups: dict[str, SecurityGroup] = {}
         self.instances: dict[str, Instance] = {}
         self.enis: dict[str, Eni] = {}
@@ -50,18 +52,21 @@ class Estate:
             created=self.clock.now(),
         )
         self.vpcs[vpc.id] = vpc
+        self.route_tables[vpc.route_table_id] = RouteTable(vpc, self.rng)
         return vpc
 
     def create_vswitch(self, name: str, vpc_id: str, cidr: IPv4Network, zone: str = ZONE) -> VSwitch:
         """A subnet; raises ValueError where it does not fit into the VPC beside the others."""
-        if not cidr.subnet_of(self.vpcs[vpc_id].cidr) or not 16 <= cidr.prefixlen <= 29:
-            raise ValueError(f"cidr: expected a /16 to /29 inside {self.vpcs[vpc_id].cidr}, got {cidr}")
+        vpc = self.vpcs[vpc_id]
+        if not cidr.subnet_of(vpc.cidr) or not 16 <= cidr.prefixlen <= 29:
+            raise ValueError(f"cidr: expected a /16 to /29 inside {vpc.cidr}, got {cidr}")
         for other in self.vswitches.values():
             if other.vpc_id == vpc_id and other.cidr.overlaps(cidr):
                 raise ValueError(f"cidr: {cidr} overlaps {other.cidr} of {other.name}")
         vswitch = VSwitch(ids.resource("vsw", self.rng), name, vpc_id, zone, cidr, self.clock.now())
         self.vswitches[vswitch.id] = vswitch
         self._books[vswitch.id] = AddressBook(cidr)
+        self.route_tables[vpc.route_table_id].add_local(cidr, self.clock.now())
         return vswitch
 
     def create_security_group(self, name: str, vpc_id: str) -> SecurityGroup:
@@ -77,6 +82,12 @@ class Estate:
         if vswitch_id not in self.vswitches:
             raise Refused("InvalidVSwitchId.NotFound", f'The specified VSwitchId "{vswitch_id}" is not found.')
         return self.vswitches[vswitch_id]
+
+    def route_table(self, table_id: str) -> RouteTable:
+        """The route table, or ``InvalidRouteTableId.NotFound``."""
+        if table_id not in self.route_tables:
+            raise Refused("InvalidRouteTableId.NotFound", "Specified route table does not exist.")
+        return self.route_tables[table_id]
 
     def instance(self, instance_id: str) -> Instance:
         """The instance, or ``InvalidEcsId.NotFound``."""
@@ -194,6 +205,11 @@ class Estate:
         while len(history) > 1 and history[1][0] <= shown:
             history.popleft()
         return history[0][1]
+
+    def forget(self, instance_id: str) -> None:
+        """Nobody asks for the metadata of an instance that is gone."""
+        assert not self.attached(instance_id)
+        del self._seen[instance_id]
 
     def new_mac(self) -> str:
         """A MAC address nobody has."""

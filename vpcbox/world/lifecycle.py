@@ -5,7 +5,8 @@
     (create) -> Available -> Attaching -> InUse -> Detaching -> Available -> Deleting -> (gone)
                     ^------- attach failed
 
-Detach and delete may be asked for again while they run: that is how a client frees a stuck one.
+Detach and delete may be asked for again while they run: that is how a client frees a stuck one. An instance that is
+released lets go of its ENIs wherever they are in this.
 https://help.aliyun.com/document_detail/58503.html
 """
 
@@ -24,6 +25,7 @@ class Event(Enum):
     DETACH = auto()
     DETACHED = auto()
     DELETE = auto()
+    RELEASED = auto()  # the instance is gone
 
 
 TRANSITIONS: dict[tuple[S, Event], S] = {
@@ -34,6 +36,9 @@ TRANSITIONS: dict[tuple[S, Event], S] = {
     (S.IN_USE, Event.DETACH): S.DETACHING,
     (S.DETACHING, Event.DETACH): S.DETACHING,
     (S.DETACHING, Event.DETACHED): S.AVAILABLE,
+    (S.ATTACHING, Event.RELEASED): S.AVAILABLE,
+    (S.IN_USE, Event.RELEASED): S.AVAILABLE,
+    (S.DETACHING, Event.RELEASED): S.AVAILABLE,
     (S.AVAILABLE, Event.DELETE): S.DELETING,
     (S.DELETING, Event.DELETE): S.DELETING,
 }

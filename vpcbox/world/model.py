@@ -34,6 +34,30 @@ class InstanceStatus(StrEnum):
     STOPPED = "Stopped"
 
 
+class RouteStatus(StrEnum):
+    """Where an entry is in its life: made Pending, gone at the end of Deleting."""
+
+    PENDING = "Pending"
+    AVAILABLE = "Available"
+    DELETING = "Deleting"
+
+
+class RouteType(StrEnum):
+    """System: made with the VPC and its vSwitches. Custom: any other."""
+
+    SYSTEM = "System"
+    CUSTOM = "Custom"
+
+
+class NextHopType(StrEnum):
+    """Where an entry leads. The last two are of system entries, and need no id."""
+
+    INSTANCE = "Instance"  # its primary ENI
+    NETWORK_INTERFACE = "NetworkInterface"
+    LOCAL = "local"  # whoever in the VPC holds the address
+    SERVICE = "service"  # the cloud's own services
+
+
 @dataclass(frozen=True, slots=True)
 class InstanceType:
     """A row of DescribeInstanceTypes; quantities include the primary ENI and the primary address."""
@@ -76,6 +100,23 @@ class VSwitch:
     zone: str
     cidr: IPv4Network
     created: float
+
+
+@dataclass(frozen=True, slots=True)
+class RouteEntry:
+    """An entry of a route table."""
+
+    id: str
+    table_id: str
+    destination: IPv4Network
+    type: RouteType
+    status: RouteStatus
+    next_hop_type: NextHopType
+    next_hop_id: str  # empty where there is none to name
+    eni_id: str | None  # the card it leads to, which may be gone by now; None for a system entry
+    modified: float
+    name: str = ""
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Who is at work on which ENI: one call at a time, one change of status at a time, one word to the wire at a time."""
+"""Who is at work on what: one call at a time, one change of status at a time, one word to the wire at a time."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -14,7 +14,7 @@ class Tasks:
     def __init__(self) -> None:
         self._group: asyncio.TaskGroup | None = None
         self._busy: set[str] = set()
-        self._changing: set[tuple[str, str]] = set()
+        self._changing: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._turns: dict[str, asyncio.Lock] = {}
 
     async def run(self) -> None:
@@ -51,21 +51,24 @@ class Tasks:
         async with self._turns.setdefault(eni_id, asyncio.Lock()):
             yield
 
-    def start(self, eni_id: str, status: str, change: Coroutine[Any, Any, None]) -> None:
+    def start(self, resource_id: str, status: str, change: Coroutine[Any, Any, None]) -> None:
         """Let the change take its course that ``status`` announces, unless it is under way already."""
-        if self._group is None or (eni_id, status) in self._changing:
+        if self._group is None or (resource_id, status) in self._changing:
             change.close()
         if self._group is None:
             raise RuntimeError("the world does not run")
-        if (eni_id, status) not in self._changing:
-            self._changing.add((eni_id, status))
-            self._group.create_task(self._until_done(eni_id, status, change), name=f"{status} {eni_id}")
+        if (resource_id, status) not in self._changing:
+            task = self._group.create_task(change, name=f"{status} {resource_id}")
+            self._changing[resource_id, status] = task
+            task.add_done_callback(lambda _: self._changing.pop((resource_id, status)))
 
-    async def _until_done(self, eni_id: str, status: str, change: Coroutine[Any, Any, None]) -> None:
-        try:
-            await change
-        finally:
-            self._changing.discard((eni_id, status))
+    async def stop(self, resource_id: str) -> None:
+        """End the changes of a resource half-way: whoever asks puts it in order."""
+        tasks = [task for (changing, _), task in self._changing.items() if changing == resource_id]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     def forget(self, eni_id: str) -> None:
         """The ENI is gone."""

@@ -20,11 +20,19 @@ class Card:
     mtu: int
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An entry of the VPC's route table."""
+
+    destination: IPv4Network
+    eni_id: str | None  # the card it leads to, plugged or not; None: whichever card holds the address
+
+
 class Wire(Protocol):
     """Carries packets between cards. The world calls it when an asynchronous change of state completes.
 
-    Calls for one card never overlap. Each returns when its effect holds. One that raises has had no effect: the world
-    logs it and takes a plug back; an unplug it tries again.
+    Calls for one card never overlap, nor do those for the routes. Each returns when its effect holds. One that raises
+    has had no effect: the world logs it and takes a plug back; an unplug, and the routes, it tries again.
     """
 
     async def plug(self, card: Card) -> None:
@@ -35,6 +43,12 @@ class Wire(Protocol):
 
     async def update(self, card: Card) -> None:
         """Obey the changed addresses or source/destination check of a plugged card."""
+
+    async def route(self, table: tuple[Route, ...]) -> None:
+        """Obey this route table from now on: the longest prefix decides.
+
+        Where it leads to a card that is not plugged, or that checks destinations, packets vanish.
+        """
 
 
 class NoWire:
@@ -47,4 +61,7 @@ class NoWire:
         """Nothing to do."""
 
     async def update(self, card: Card) -> None:
+        """Nothing to do."""
+
+    async def route(self, table: tuple[Route, ...]) -> None:
         """Nothing to do."""

@@ -15,6 +15,9 @@ from vpcbox.world.errors import Refused
 from vpcbox.world.estate import Estate
 from vpcbox.world.lifecycle import Event, following, wrong_state
 from vpcbox.world.model import Eni, EniStatus, EniType, Instance, InstanceStatus, InstanceType
+from vpcbox.world.plugs import Plugs
+from vpcbox.world.power import Power
+from vpcbox.world.routing import Routing
 from vpcbox.world.tasks import Tasks
 from vpcbox.world.wire import Wire
 
@@ -34,8 +37,9 @@ class Latency:
     detach: float = 3.0
     delete: float = 1.0
     assign: float = 0.3
+    route: float = 1.0  # from Pending to Available, and from Deleting to gone
     metadata: float = 1.0  # the metadata service lags behind the API by so much
-    retry: float = 1.0  # before the wire is asked again to take a card away
+    retry: float = 1.0  # before a wire that failed is asked again
 
 
 class World(Estate):
@@ -56,9 +60,11 @@ class World(Estate):
         latency: Latency | None = None,
     ) -> None:
         super().__init__(clock, rng, instance_types, Faults() if faults is None else faults)
-        self.wire = wire
         self.latency = latency or Latency()
         self._tasks = Tasks()
+        self._plugs = Plugs(self, wire, self._tasks, retry=self.latency.retry)
+        self.power = Power(self, self._plugs, self._tasks)
+        self.routing = Routing(self, wire, self._tasks, takes=self.latency.route, retry=self.latency.retry)
 
     async def run(self) -> None:
         """Carry out what was started, until cancelled."""
@@ -117,7 +123,8 @@ class World(Estate):
                 slot=0,
             )
         )
-        await self.wire.plug(self.card(eni))
+        async with self._tasks.turn(eni.id):
+            await self._plugs.plug(eni.id)
         return instance
 
     # -- ENIs
@@ -207,13 +214,13 @@ class World(Estate):
         try:
             async with self._tasks.turn(eni_id):
                 if self.rng.random() < 0.5:  # a fair coin: either may be seen first
-                    await self.wire.plug(self.card(self.enis[eni_id]))
+                    await self._plugs.plug(eni_id)
                     await self.clock.sleep(self.latency.link)
                     self._move(eni_id, Event.ATTACHED)
                 else:
                     self._move(eni_id, Event.ATTACHED)
                     await self.clock.sleep(self.latency.link)
-                    await self.wire.plug(self.card(self.enis[eni_id]))
+                    await self._plugs.plug(eni_id)
         except Exception:  # noqa: BLE001 - whatever the wire broke on, the cloud's side of it is the same
             _log.exception("the wire did not take %s", eni_id)
             if self.enis[eni_id].status is not EniStatus.DETACHING:
@@ -238,14 +245,7 @@ class World(Estate):
         await self.clock.sleep(self.latency.detach)
         if self.faults.strike(Kind.STUCK, "DetachNetworkInterface"):
             return
-        while True:
-            try:
-                async with self._tasks.turn(eni_id):
-                    await self.wire.unplug(eni_id)
-                break
-            except Exception:  # noqa: BLE001 - as above
-                _log.exception("the wire did not give %s back", eni_id)
-                await self.clock.sleep(self.latency.retry)
+        await self._plugs.pull(eni_id)
         self._unattached(eni_id, Event.DETACHED)
 
     def delete_eni(self, eni_id: str) -> None:
@@ -309,7 +309,7 @@ class World(Estate):
             if eni.instance_id is None:
                 if total > MOST_ADDRESSES_UNATTACHED:
                     raise _too_many_addresses(MOST_ADDRESSES_UNATTACHED)
-            elif total > self.instances[eni.instance_id].type.addresses_per_eni:
+            elif total > self.instance(eni.instance_id).type.addresses_per_eni:
                 raise _ipv4_count_exceeded(self.instances[eni.instance_id].type)
             taken = self.claim(eni.vswitch_id, eni_id, wanted=wanted, count=count)
             try:
@@ -347,8 +347,9 @@ class World(Estate):
     async def _change(self, eni_id: str, fields: Mapping[str, Any]) -> None:
         """Change an ENI on the wire, if it is there and is told of such things, and then in the books."""
         async with self._tasks.turn(eni_id):
-            if self.enis[eni_id].instance_id and fields.keys() & {"secondary_addresses", "source_dest_check"}:
-                await self.wire.update(self.card(replace(self.enis[eni_id], **fields)))
+            eni = replace(self.eni(eni_id), **fields)  # which may have gone with its instance meanwhile
+            if fields.keys() & {"secondary_addresses", "source_dest_check"}:
+                await self._plugs.update(eni)
             self.put(replace(self.enis[eni_id], **fields))
 
     def _move(self, eni_id: str, event: Event) -> None:

@@ -32,6 +32,9 @@ GATEWAY = IPv4Address("10.0.15.253")
 POD_CIDRS = IPv4Network("172.20.0.0/16")
 """Each node has a /24 of it."""
 
+Datagrams = socket.socket
+"""Of the namespace class below, ``socket`` is a method."""
+
 _serial = count()
 
 
@@ -80,7 +83,7 @@ class Namespace:
         """Append rules to iptables' nat table."""
         self.exec("iptables-restore", "--noflush", given="\n".join(("*nat", *rules, "COMMIT", "")))
 
-    def udp(self, address: IPv4Address, port: int) -> socket.socket:
+    def udp(self, address: IPv4Address, port: int) -> Datagrams:
         """A bound datagram socket inside."""
         made = self.socket(socket.SOCK_DGRAM)
         made.bind((str(address), port))

@@ -39,7 +39,7 @@ def test_what_is_claimed_is_held_and_what_is_released_is_free(
     held: dict[IPv4Address, str] = {}
     for step in range(data.draw(st.integers(1, 12))):
         owner = f"eni-{step}"
-        if held and data.draw(st.booleans()):
+        if held != {} and data.draw(st.booleans()):
             address = data.draw(st.sampled_from(sorted(held)))
             book.release(address)
             del held[address]

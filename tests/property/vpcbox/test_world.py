@@ -16,8 +16,8 @@ from vpcbox.world.clock import VirtualClock
 from vpcbox.world.errors import Refused
 from vpcbox.world.instance_types import load
 from vpcbox.world.lifecycle import TRANSITIONS, Event, following
-from vpcbox.world.model import EniStatus, EniType
-from vpcbox.world.wire import Card
+from vpcbox.world.model import EniStatus, EniType, InstanceStatus
+from vpcbox.world.wire import Card, Route
 from vpcbox.world.world import World
 
 
@@ -43,6 +43,9 @@ class _Plugged:
         assert card.eni_id in self.cards
         self.cards[card.eni_id] = card
 
+    async def route(self, table: tuple[Route, ...]) -> None:
+        """Packets are not carried here."""
+
 
 class WorldMachine(RuleBasedStateMachine):
     """Random calls, each started and maybe not finished before the next."""
@@ -51,6 +54,7 @@ class WorldMachine(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.calls: list[asyncio.Task[Any]] = []
+        self.powering: list[asyncio.Task[Any]] = []
 
     @initialize(seed=st.integers())
     def begin(self, seed: int) -> None:
@@ -78,10 +82,10 @@ class WorldMachine(RuleBasedStateMachine):
         self.runner.close()
 
     async def _end(self) -> None:
-        for task in (*self.calls, self.running):
+        tasks = [*self.calls, *self.powering, self.running]
+        for task in tasks:
             task.cancel()
-        await asyncio.wait([*self.calls, self.running])
-        await asyncio.gather(*self.calls, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def call(self, work: Any) -> None:
         """Start a call, and look no further."""
@@ -112,10 +116,21 @@ class WorldMachine(RuleBasedStateMachine):
         """Another ENI."""
         self.call(self.world.create_eni(self.vswitch.id, [self.group.id], secondary_count=count))
 
-    @rule(eni=st.integers(0), instance=st.integers(0, 1))
+    @rule(eni=st.integers(0), instance=st.integers(0))
     def attach(self, eni: int, instance: int) -> None:
-        """Attach, allowed or not."""
-        self.now(lambda: self.world.attach_eni(self.pick(eni), list(self.world.instances)[instance]))
+        """Attach, allowed or not, to an instance that runs or not."""
+        instances = list(self.world.instances)
+        self.now(lambda: self.world.attach_eni(self.pick(eni), instances[instance % len(instances)]))
+
+    @precondition(lambda self: all(task.done() for task in self.powering))
+    @rule(instance=st.integers(0), verb=st.sampled_from(["stop", "start", "release"]))
+    def power(self, instance: int, verb: str) -> None:
+        """Stop, start or release an instance; one is left."""
+        instances = list(self.world.instances)
+        if verb == "release" and len(instances) == 1:
+            return
+        self.call(getattr(self.world.power, verb)(instances[instance % len(instances)]))
+        self.powering.append(self.calls.pop())  # nobody hangs up here
 
     @rule(eni=st.integers(0))
     def detach(self, eni: int) -> None:
@@ -182,10 +197,13 @@ class WorldMachine(RuleBasedStateMachine):
                 self.world.delete_eni(eni.id)
         self.stuck = False
         self.runner.run(self.clock.advance(30))
-        assert all(task.done() for task in self.calls)
+        assert all(task.done() for task in (*self.calls, *self.powering))
+        assert {type(task.exception()) for task in self.powering} <= {type(None), Refused}
         assert {eni.status for eni in self.world.enis.values()} <= {EniStatus.AVAILABLE, EniStatus.IN_USE}
-        in_use = {eni.id for eni in self.world.enis.values() if eni.status is EniStatus.IN_USE}
-        assert in_use == set(self.wire.cards)
+        in_use = [eni for eni in self.world.enis.values() if eni.status is EniStatus.IN_USE]
+        runs = {i.id for i in self.world.instances.values() if i.status is InstanceStatus.RUNNING}
+        assert {eni.id for eni in in_use if eni.instance_id in runs} == set(self.wire.cards)
+        assert {eni.instance_id for eni in in_use} == set(self.world.instances), "each has its primary ENI"
 
     @invariant()
     def every_address_has_one_holder(self) -> None:

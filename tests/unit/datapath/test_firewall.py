@@ -15,16 +15,37 @@ def test_on_a_fresh_node_chains_and_jumps_are_made() -> None:
     text = render(NODE, "")
     for jump in JUMPS:
         assert text.count(f":{jump.target} - [0:0]\n") == 1
-        assert text.count(f"-I {jump.chain} {jump.match} -j {jump.target}\n") == 1
-    assert text.count("COMMIT\n") == 2
+        inserted = f"-I {jump.chain} {jump.match} -j {jump.target}\n"
+        assert text.count(inserted) == (not jump.overrules)
+    assert text.count("COMMIT\n") == 3
 
 
 def test_jumps_that_stand_are_not_repeated() -> None:
     """iptables-save may show the match in words of its own; the chains are written all the same."""
-    present = "\n".join(f"-A {jump.chain} -m comment --comment x {jump.match} -j {jump.target}" for jump in JUMPS)
+    present = "\n".join(
+        f"*{jump.table}\n-A {jump.chain} -m comment --comment x {jump.match} -j {jump.target}" for jump in JUMPS
+    )
     text = render(NODE, present)
     assert "-I " not in text
     assert all(f":{jump.target} - [0:0]\n" in text for jump in JUMPS)
+
+
+def test_what_stands_is_not_written_again() -> None:
+    """Nothing is left to write; of a chain that somebody changed, that chain alone."""
+    text = render(NODE, "")
+    assert render(NODE, text.replace("-I ", "-A ")) == ""
+    name = f"{names.CHAIN_PREFIX}KEEP"
+    (rule,) = chains(NODE)["mangle"][name]
+    other = text.replace("-I ", "-A ").replace(f"-A {name}", f"-A {name} -s 192.0.2.1")
+    assert render(NODE, other) == f"*mangle\n:{name} - [0:0]\n-A {name} {rule}\nCOMMIT\n"
+
+
+def test_a_policy_to_drop_is_overruled_behind_all_rules() -> None:
+    """Appended, once, and only there."""
+    jump = f"-A FORWARD -j {names.CHAIN_PREFIX}FORWARD\n"
+    assert jump not in render(NODE, "*filter\n:FORWARD ACCEPT [0:0]\n")
+    assert jump in render(NODE, "*filter\n:FORWARD DROP [1:52]\n-A FORWARD -j OTHERS\n")
+    assert jump not in render(NODE, f"*filter\n:FORWARD DROP [1:52]\n{jump}")
 
 
 def test_only_own_chains_are_filled() -> None:

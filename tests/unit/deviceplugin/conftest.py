@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -212,7 +212,7 @@ class Kubelet:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path) -> Iterator[Path]:
     """A short path: a unix socket's has at most 107 bytes."""
     short = Path(f"/tmp/eniway-test-{os.getpid()}-{tmp_path.name[-20:]}")
     short.symlink_to(tmp_path)

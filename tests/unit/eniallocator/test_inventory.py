@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from eniallocator.inventory import Inventory
+from eniallocator.inventory import LATE_SECONDS, Inventory
 from eniallocator.ledger import Contents
-from eniallocator.records import Change, Drop, Put, Use
+from eniallocator.lifecycle import State
+from eniallocator.records import Change, Drop, EniRecord, Put, Use
 from eniway.errors import InvariantBroken
+from eniway.model import Slot
 from tests.unit.eniallocator.made import eni, lease, primary_of, secondary
 
 ONE, TWO = eni(1), eni(2)
@@ -109,6 +111,62 @@ def test_every_change_can_be_undone() -> None:
         books.apply(change)
     assert books.leases == {}
     assert books.is_free(OF_ONE[0].address, 0.0)
+
+
+def test_a_card_in_a_slot_that_was_given_away_is_not_filled_up() -> None:
+    """Or it would never be empty, and the slot never change its use."""
+    books = inventory(Put(lease("a", TWO, OF_TWO[0])))
+    assert books.pick_shared(0.0, {Slot(1)}) == (ONE, OF_ONE[0].address)
+    assert books.pick_shared(0.0, {Slot(3)}) is None
+
+
+def test_an_address_that_the_cloud_gave_to_another_card_is_its_pods_until_that_has_gone() -> None:
+    """A card deleted under its pod: both cards count it, nobody gets it, and its release is the old lease's."""
+    held = lease("a", ONE, OF_ONE[0])
+    lost = replace(ONE, state=State.LOST)
+    books = inventory(Put(held), Put(lost), Put(replace(OF_ONE[0], token=TWO.token)))
+    views = {view.token: view for view in books.views(0.0)}
+    assert (views[ONE.token].used, views[TWO.token].used, views[TWO.token].stuck) == (1, 0, 1)
+    assert books.lease_of(held).card.slot == 1
+    assert OF_ONE[0].address not in books.free_of(TWO.token, 0.0)
+    books.apply(Drop(held))
+    views = {view.token: view for view in books.views(0.0)}
+    assert (views[ONE.token].empty, views[TWO.token].stuck) == (True, 0)
+    assert OF_ONE[0].address in books.free_of(TWO.token, 0.0)
+
+
+def test_a_lost_cards_own_address_goes_to_another_card_and_its_lease_can_still_be_told() -> None:
+    """The address of an exclusive pod whose card was deleted: one card has it in the books, as in the cloud."""
+    slot = eni(3, Use.EXCLUSIVE, State.LOST)
+    own = primary_of(slot)
+    held = lease("db", slot, own)
+    books = inventory(Put(slot), Put(own), Put(held))
+    for change in (*books.freed_for(TWO.token, own.address), Put(replace(TWO, address=own.address))):
+        books.apply(change)
+    assert [card.token for card in books.enis.values() if card.address == own.address] == [TWO.token]
+    assert books.lease_of(held).card.address == own.address
+    assert {view.token: view.used for view in books.views(0.0)}[slot.token] == 1
+
+
+@pytest.mark.parametrize(
+    ("card", "known", "left"),
+    [
+        (eni(1, state=State.ATTACHING), False, LATE_SECONDS),
+        (eni(1, Use.EXCLUSIVE, State.AVAILABLE), False, LATE_SECONDS),
+        (eni(1, state=State.READY), False, LATE_SECONDS),
+        (eni(1, state=State.READY), True, None),
+        (eni(1, state=State.CREATING), False, None),
+        (eni(1, state=State.DETACHING), False, None),
+    ],
+    ids=["attaching", "available", "unknown to the kernel", "in service", "being created", "leaving"],
+)
+def test_a_card_on_its_way_is_late_after_a_while(card: EniRecord, known: bool, left: float | None) -> None:
+    """Not before, and not one whose creation is awaited: another one would wait for the same."""
+    books = Inventory(Contents(enis=(card,)), cooldown=30.0, wall=1.0, now=0.0)
+    if known:
+        books.kernel_knows.add(card.token)
+    assert books.late(1.0) == (frozenset(), left)
+    assert books.late(1.0 + LATE_SECONDS) == (frozenset({card.token}) if left else frozenset(), None)
 
 
 def test_an_exclusive_card_counts_its_pod_and_not_its_address() -> None:

@@ -1,7 +1,9 @@
 """The ledger on a real disk: what it keeps, what it refuses, and what it does about a file that is no ledger."""
 
 import asyncio
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,12 +36,27 @@ def ledger(path: Path) -> Iterator[Ledger]:
 
 
 def reopened(ledger: Ledger) -> Contents:
-    """What the next process finds."""
+    """What the next process finds after a kill."""
+    with tempfile.TemporaryDirectory() as directory:
+        for file in ledger.path.parent.glob(f"{ledger.path.name}*"):
+            shutil.copy(file, directory)
+        second = Ledger.open(Path(directory) / ledger.path.name)
+        try:
+            return second.contents()
+        finally:
+            second.close()
+
+
+async def test_a_ledger_is_one_process_s_until_it_is_closed(ledger: Ledger) -> None:
+    """A successor that read before the last commit would not know of it."""
+    with pytest.raises(NotReady, match="open in another process"):
+        Ledger.open(ledger.path)
+    last = ledger.write(Put(CARD))
+    await asyncio.to_thread(ledger.close)
+    await last
     second = Ledger.open(ledger.path)
-    try:
-        return second.contents()
-    finally:
-        second.close()
+    assert second.contents().enis == (CARD,)
+    second.close()
 
 
 async def test_everything_written_is_found_again(ledger: Ledger) -> None:
@@ -183,6 +200,7 @@ async def test_what_a_later_release_added_is_no_obstacle(ledger: Ledger, path: P
         other.execute("CREATE TABLE routes (cidr TEXT PRIMARY KEY)")
         other.execute(f"PRAGMA user_version = {VERSION + 1}")
     other.close()
+    ledger.close()
     later = Ledger.open(path)
     held = lease("web", CARD, ADDRESSES[0])
     await later.write(Put(held))

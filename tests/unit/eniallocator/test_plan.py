@@ -52,10 +52,17 @@ WARM = card(3, Use.EXCLUSIVE)
 
 @pytest.mark.parametrize(
     ("enis", "exclusive", "expected"),
-    [(4, 1, ({1, 2}, {3})), (4, 0, ({1, 2, 3}, set())), (4, 9, (set(), {1, 2, 3})), (1, 2, (set(), set()))],
+    [
+        (4, 1, ({1, 2}, {3})),
+        (4, 0, ({1, 2, 3}, set())),
+        (4, 9, ({1}, {2, 3})),
+        (2, 1, ({1}, set())),
+        (1, 2, (set(), set())),
+        (36, 2, (set(range(1, 32)), {34, 35})),
+    ],
 )
 def test_slots_are_shared_out_from_the_top(enis: int, exclusive: int, expected: tuple[set[int], set[int]]) -> None:
-    """The highest numbers are exclusive; the primary card's place is neither."""
+    """The highest numbers are exclusive, one is always shared, none that has no packet mark; the primary is neither."""
     shared, reserved = divide_slots(enis=enis, exclusive=exclusive)
     assert (set(map(int, shared)), set(map(int, reserved))) == expected
 
@@ -97,6 +104,20 @@ CASES: Sequence[tuple[str, Sequence[CardView], Demand, Limits, Sequence[CloudOp]
     (
         "a card on its way has room: it is waited for rather than joined by another",
         [card(1, state=State.ATTACHING, arriving=0, free=free(4))],
+        Demand(shared=9),
+        JUST_SHARED,
+        [],
+    ),
+    (
+        "a card that is late is waited for no longer",
+        [card(1, state=State.ATTACHING, free=free(4), late=True)],
+        Demand(shared=9),
+        JUST_SHARED,
+        [CreateCard(Slot(2), Use.SHARED, VSWITCH, 12)],
+    ),
+    (
+        "and takes its place",
+        [card(slot, state=State.ATTACHING, late=True) for slot in (1, 2)],
         Demand(shared=9),
         JUST_SHARED,
         [],

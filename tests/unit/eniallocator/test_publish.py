@@ -56,6 +56,12 @@ def test_pods_on_a_lost_card_are_used_and_serve_nobody_else() -> None:
     assert capacity == Capacity(in_service=3, growable=0, cooling=0, orphaned=0, used=3)
 
 
+def test_addresses_of_a_slot_that_was_given_away_are_no_capacity() -> None:
+    """They are not handed out any more."""
+    capacity = addresses(card(1, used=14), card(2, used=3, free=free(4)), shared_slots=frozenset({Slot(1)}))
+    assert (capacity.used, publish.free(capacity)) == (17, 0)
+
+
 def test_slots_in_the_four_words() -> None:
     """A slot with a ready card is in service, one that can be filled is growth."""
     limits = replace(LIMITS, shared_slots=frozenset({Slot(1)}), exclusive_slots=frozenset({Slot(2), Slot(3)}))
@@ -95,14 +101,36 @@ def test_a_condition_says_since_when_it_is_as_it_is() -> None:
     conditions = Conditions()
     for wall, addresses_left in ((1.0, 5), (2.0, 3), (3.0, 0), (4.0, 0)):
         judged = conditions.judge(
-            started=True, addresses=addresses_left, shortage="full", routed=SERVES, trouble=None, wall=wall
+            started=True,
+            addresses=addresses_left,
+            shortage="full",
+            obstacle="",
+            routed=SERVES,
+            trouble=None,
+            wall=wall,
         )
     assert {condition.type: (condition.status, condition.since) for condition in judged} == {
         "Ready": (True, 1.0),
         "SufficientIP": (False, 3.0),
         "RoutedPods": (True, 1.0),
+        "CanGrow": (True, 1.0),
         "CloudReachable": (True, 1.0),
     }
+
+
+def test_what_keeps_cards_from_being_made_is_a_condition() -> None:
+    """Also while there are addresses enough: cold slots are unhealthy then, and somebody asks why."""
+    judged = Conditions().judge(
+        started=True,
+        addresses=5,
+        shortage="",
+        obstacle="EniPerInstanceLimitExceeded",
+        routed=SERVES,
+        trouble=None,
+        wall=1.0,
+    )
+    (found,) = (condition for condition in judged if condition.type == "CanGrow")
+    assert (found.status, "EniPerInstanceLimitExceeded" in found.message) == (False, True)
 
 
 def test_the_status_is_what_the_crd_takes() -> None:
@@ -117,7 +145,9 @@ def test_the_status_is_what_the_crd_takes() -> None:
         enis=enis,
         cards={record.token: card(record.slot or 0) for record in enis},
         capacity={"slots": capacity, "addresses": capacity, "routed": capacity},
-        conditions=Conditions().judge(started=False, addresses=0, shortage="", routed=SERVES, trouble=None, wall=1e9),
+        conditions=Conditions().judge(
+            started=False, addresses=0, shortage="", obstacle="", routed=SERVES, trouble=None, wall=1e9
+        ),
     )
     _fits(status, schema, "status")
     assert [entry["slot"] for entry in status["cards"]] == [0, 1, 2]

@@ -144,8 +144,26 @@ def test_addresses_of_the_primary_card_that_we_did_not_ask_for_are_somebody_else
     books = inventory()
     findings = look(books, [seen(OWN, IPv4Address("10.0.16.99")), THERE], [THERE])
     assert findings is not None
-    assert findings.foreign_addresses == 1
+    assert findings.foreign_addresses == (IPv4Address("10.0.16.99"),)
     assert mend(books, findings) == []
+
+
+def test_after_a_lost_ledger_the_primary_cards_addresses_may_be_its_pods() -> None:
+    """Service addresses of exclusive pods: nobody gets them yet, and they are not lost either."""
+    books = inventory()
+    more = secondary(OWN, 3)
+    findings = look(books, [seen(OWN, more.address), THERE], [THERE])
+    assert mend(books, findings, rebuilt=True) == [Put(replace(more, orphan=True))]
+
+
+def test_an_address_that_went_from_one_card_to_another_is_the_others() -> None:
+    """Neither forgotten nor kept where it was."""
+    books = inventory(eni(2), primary_of(eni(2)))
+    moved = ADDRESSES[1].address
+    other = seen(eni(2), moved)
+    for change in mend(books, look(books, [PRIMARY, seen(CARD, ADDRESSES[0].address), other], [THERE, other])):
+        books.apply(change)
+    assert books.addresses[moved].token == "card-2"
 
 
 def test_cards_without_our_tags_are_somebody_elses() -> None:
@@ -187,7 +205,10 @@ def test_a_stray_is_taken_into_the_books(stray: Eni, expected: tuple[Use, State,
     use, state, slot, token = expected
     assert (adopted.record.use, adopted.record.state, adopted.record.token) == (use, state, token)
     assert adopted.record.slot == (None if slot is None else Slot(slot))
-    assert addresses == [Put(AddressRecord(stray.address, token, primary=True))]
+    # What is on its way out gives its addresses to others before we hear of it.
+    leaving = state in (State.DETACHING, State.DELETING)
+    assert addresses == ([] if leaving else [Put(AddressRecord(stray.address, token, primary=True))])
+    assert adopted.record.address == (None if leaving else stray.address)
 
 
 def test_a_card_that_is_being_made_is_no_stray() -> None:

@@ -1,5 +1,6 @@
 """Where cards come from."""
 
+from dataclasses import replace
 from ipaddress import IPv4Network
 
 from eniallocator.cloud.api import VSwitch
@@ -59,6 +60,17 @@ def test_one_that_is_read_empty_is_not_asked() -> None:
     made = vswitches(one=0)
     assert made.choose(0.0) == TWO
     assert vswitches(one=0, two=0).choose(0.0) is None
+
+
+def test_one_that_is_not_drawn_on_may_be_empty() -> None:
+    """Another zone's, or somebody else's in the VPC: nobody asks it again and again."""
+    made = vswitches()
+    made.learn(
+        [replace(vswitch, available=0) for vswitch in read() if vswitch.vswitch_id == FAR]
+        + [VSwitch(VSwitchId("vsw-other"), "zone-a", IPv4Network("10.0.64.0/20"), 0), *read()[:2]],
+        now=0.0,
+    )
+    assert made.empty(0.0) == frozenset()
 
 
 def test_stock_is_what_can_be_drawn_on() -> None:

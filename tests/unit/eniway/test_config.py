@@ -42,3 +42,15 @@ def test_a_missing_key_is_named() -> None:
     """Nothing has a guessed default where a guess would be wrong."""
     with pytest.raises(BadConfig, match="missing required field `cluster`"):
         config.parse("vswitches: [vsw-1]", source="config.yaml")
+
+
+def test_the_operator_reads_the_same_file() -> None:
+    """Its section has defaults; half a place is refused, and so is a key that nobody knows."""
+    assert config.parse(GOOD, source="f").operator == config.OperatorConfig()
+    for wrong, where in (
+        ("{region: cn-box}", r"\$\.operator.*both of region and vpc"),
+        ("{routes: sometimes}", r"\$\.operator\.routes"),
+        ("{surplus: 1}", "surplus"),
+    ):
+        with pytest.raises(BadConfig, match=where):
+            config.parse(f"{GOOD}operator: {wrong}\n", source="f")

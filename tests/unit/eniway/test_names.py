@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eniway import names
+from eniway.errors import InvariantBroken
 from eniway.model import ContainerId, LeaseKey
 
 _WORD = st.text(alphabet=st.characters(categories=("Ll", "Nd"), include_characters="-_."), min_size=1, max_size=64)
@@ -46,6 +47,13 @@ def test_a_foreign_device_is_refused(device: str) -> None:
     """An id that is not ours names no slot."""
     with pytest.raises(ValueError, match="expected eni-slot-N"):
         names.slot_of(device)
+
+
+@pytest.mark.parametrize("slot", [-1, 0, 32, 33, 63])
+def test_a_slot_without_a_mark_gets_none(slot: int) -> None:
+    """Cut to the mask it would be another slot's, or that of every unmarked packet."""
+    with pytest.raises(InvariantBroken, match=f"slot {slot} has no packet mark"):
+        names.eni_mark(slot)
 
 
 @given(st.integers(min_value=1, max_value=31))

@@ -10,6 +10,7 @@ import yaml
 
 from eniway import config, names
 from eniway.errors import BadConfig
+from eniway.operator.app import LOCK, NAMESPACE
 from image import build
 
 TREE = Path(__file__).parents[3]
@@ -67,6 +68,9 @@ def test_every_base_file_is_in_the_base() -> None:
 def test_the_daemons_pod_runs_the_image_that_is_built(container: dict[str, Any]) -> None:
     """The tag is the version in setup.cfg."""
     assert container["image"] == build.settings(TREE, mtime=0, machine="x86_64").name
+    (operator,) = one("Deployment")["spec"]["template"]["spec"]["containers"]
+    assert operator["image"] == container["image"]
+    assert operator["args"] == ["operator"]
 
 
 def test_the_daemon_finds_its_files_where_names_says(container: dict[str, Any], pod: dict[str, Any]) -> None:
@@ -109,20 +113,64 @@ def test_the_probes_ask_the_port_that_is_served(container: dict[str, Any]) -> No
         assert container[probe]["httpGet"] == {"path": "/healthz", "port": port["name"]}
 
 
-def test_the_daemon_has_these_rights_and_no_other() -> None:
+def test_the_operators_lock_and_port_are_those_of_the_code() -> None:
+    """Namespace and name of the Lease, and the default of operator.metrics_address."""
+    assert one("Deployment")["metadata"]["namespace"] == one("Role")["metadata"]["namespace"] == NAMESPACE
+    spec = one("Deployment")["spec"]["template"]["spec"]
+    assert spec["serviceAccountName"] == one("RoleBinding")["subjects"][0]["name"] == LOCK
+    (container,) = spec["containers"]
+    (port,) = container["ports"]
+    assert str(port["containerPort"]) == config.OperatorConfig().metrics_address.rpartition(":")[2]
+    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounts == {names.CONFIG_FILE, names.CREDENTIALS_DIRECTORY}
+
+
+@pytest.mark.parametrize(
+    ("kind", "role", "rights"),
+    [
+        (
+            "ClusterRole",
+            "eniway-node",
+            {
+                ("", "nodes"): {"get"},
+                ("", "events"): {"create"},
+                (names.GROUP, "nodenetworks"): {"create", "patch"},
+                (names.GROUP, "nodenetworks/status"): {"patch"},
+            },
+        ),
+        (
+            "ClusterRole",
+            "eniway-operator",
+            {
+                ("", "nodes"): {"list", "watch"},
+                ("", "nodes/status"): {"patch"},
+                ("", "events"): {"create"},
+                (names.GROUP, "nodenetworks"): {"list", "watch"},
+                (names.GROUP, "nodenetworks/status"): {"patch"},
+            },
+        ),
+        (
+            "Role",
+            "eniway-operator",
+            {
+                ("coordination.k8s.io", "leases"): {"create"},
+                ("coordination.k8s.io", f"leases/{LOCK}"): {"get", "update"},
+            },
+        ),
+    ],
+    ids=["node", "operator", "operator's lock"],
+)
+def test_each_process_has_these_rights_and_no_other(
+    kind: str, role: str, rights: dict[tuple[str, str], set[str]]
+) -> None:
     """A right that nobody uses is a right that somebody else will."""
     rules = {
-        (group, resource): set(rule["verbs"])
-        for rule in one("ClusterRole")["rules"]
+        (group, "/".join((resource, *rule.get("resourceNames", [])))): set(rule["verbs"])
+        for rule in one(kind, role)["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
     }
-    assert rules == {
-        ("", "nodes"): {"get"},
-        ("", "events"): {"create"},
-        (names.GROUP, "nodenetworks"): {"create", "patch"},
-        (names.GROUP, "nodenetworks/status"): {"patch"},
-    }
+    assert rules == rights
 
 
 def test_no_credentials_stand_in_a_config_map() -> None:
@@ -138,7 +186,7 @@ def test_policies_use_the_names_of_the_code() -> None:
     text = (MANIFESTS / "base/policies.yaml").read_text()
     assert names.RESOURCE_ENI in text
     assert names.ANNOTATION_NETWORK in text
-    account = one("ServiceAccount")["metadata"]
+    account = one("ServiceAccount", "eniway-node")["metadata"]
     assert f"system:serviceaccount:{account['namespace']}:{account['name']}" in text
     bound = {item["spec"]["policyName"] for item in objects() if item["kind"].endswith("PolicyBinding")}
     assert bound == {item["metadata"]["name"] for item in objects() if item["kind"] == "ValidatingAdmissionPolicy"}

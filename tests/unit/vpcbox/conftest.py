@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -17,6 +17,7 @@ from aliyunsdkcore.request import CommonRequest
 from vpcbox.faults import Faults
 from vpcbox.metadata.server import application as metadata
 from vpcbox.openapi.credentials import Credentials
+from vpcbox.openapi.server import LONGEST_LINE
 from vpcbox.openapi.server import application as openapi
 from vpcbox.world.clock import VirtualClock
 from vpcbox.world.instance_types import load
@@ -74,7 +75,7 @@ class Box:
         answer: dict[str, Any] = json.loads(await asyncio.to_thread(client.do_action_with_exception, request))
         return answer
 
-    async def create(self, **params: object) -> str:
+    async def create(self, **params: Any) -> str:
         """A new ENI's id."""
         given = {"VSwitchId": self.vswitch_id, "SecurityGroupId": self.group_id, **params}
         return str((await self.call("CreateNetworkInterface", **given))["NetworkInterfaceId"])
@@ -92,11 +93,10 @@ class Box:
 
 
 @pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The SDK hands the environment's proxies even to loopback."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    return
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ async def box() -> AsyncIterator[Box]:
 
 
 async def _serve(app: web.Application, stack: contextlib.AsyncExitStack) -> str:
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, max_line_size=LONGEST_LINE)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,3 +37,20 @@ def _takes_processes(cgroup: Path) -> bool:
     """Under v2 a cgroup that hands controllers down has processes only in its children."""
     control = cgroup / "cgroup.subtree_control"
     return not control.exists() or not control.read_text().strip()
+
+
+def test_a_cgroup_goes_when_the_last_process_below_it_has_gone(path: str) -> None:
+    """Processes are found in any hierarchy and however deep; while one is there, so is the cgroup."""
+    below = f"{path}/kubepods"
+    cgroups.create(f"{below}/pod")
+    folder = next(h / below / "pod" for h in cgroups.hierarchies() if _takes_processes(h / below / "pod"))
+    with subprocess.Popen(["sleep", "600"]) as sleeper:
+        (folder / "cgroup.procs").write_text(str(sleeper.pid))
+        assert cgroups.processes(below) == {sleeper.pid}
+        assert not cgroups.remove(below)
+        sleeper.kill()
+    while not cgroups.remove(below):
+        time.sleep(0.01)
+    assert not any((hierarchy / below).exists() for hierarchy in cgroups.hierarchies())
+    assert cgroups.processes(below) == set()
+    assert cgroups.remove(below), "a second time there is nothing to do"

@@ -5,6 +5,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from aiohttp import web
 
 from eniallocator.clock import SystemClock
 from eniallocator.cloud import errors
@@ -138,6 +139,32 @@ async def test_a_wrong_secret_and_an_absent_server_tell_no_secrets(ecs: EcsCloud
     for told in (str(refused.value), str(unheard.value)):
         for secret in ("wrong-secret", SECRET, KEY, "Signature="):
             assert secret not in told
+
+
+@pytest.mark.parametrize("answer", ["{}", '{"NetworkInterfaceSets": {"NetworkInterfaceSet": [{"Status": 7}]}}', "[]"])
+async def test_an_answer_that_cannot_be_read_is_an_error_like_another(cloud: Rig, answer: str) -> None:
+    """A field that is missing or odd: asked again, said as trouble, and the end of nothing."""
+
+    async def speak(_: web.Request) -> web.Response:
+        return web.Response(text=answer)
+
+    app = web.Application()
+    app.router.add_route("*", "/", speak)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0]
+    ecs = client(cloud.directory, f"http://{host}:{port}")
+    with pytest.raises(errors.Transient):
+        await create(ecs, cloud, "t-1")
+    with pytest.raises(errors.Transient):
+        await ecs.assign(EniId("eni-1"), 1, token="t-2")
+    assert ecs.trouble is not None
+    if "Status" in answer:
+        with pytest.raises(errors.Transient):
+            await ecs.enis()
+    ecs.close()
+    await runner.cleanup()
 
 
 async def test_no_proxy_is_used(cloud: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,10 +79,13 @@ async def test_a_status_is_published_and_a_failed_write_is_tried_again() -> None
     """The object is derived: nothing is lost while the API server is away."""
     async with serving() as (api, client):
         api.failures = 1
-        changed = asyncio.Event()
+
+        async def changed() -> None:
+            await asyncio.Event().wait()
+
         status: dict[str, Any] = {"capacity": {"addresses": {"free": 3}}}
         publisher = NodeNetworkPublisher(
-            client, node="n", status=lambda: dict(status), changed=changed.wait, random=Random(1)
+            client, node="n", status=lambda: dict(status), changed=changed, random=Random(1)
         )
         task = asyncio.ensure_future(publisher.run())
         await api.wait_for(4)

@@ -20,7 +20,7 @@ async def _by_token(box: Any, action: str, *path: str, **params: object) -> list
         token = answer.get("NextToken", "")
         for name in path:
             answer = answer[name]
-        pages.append(answer)  # type: ignore[arg-type]
+        pages.append(answer)
         if not token:
             return pages
 

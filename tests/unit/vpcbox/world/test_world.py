@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 from vpcbox.world.clock import VirtualClock
 from vpcbox.world.errors import Refused
 from vpcbox.world.instance_types import load
-from vpcbox.world.model import EniStatus
-from vpcbox.world.wire import Card
+from vpcbox.world.model import EniStatus, NextHopType, RouteEntry, RouteStatus
+from vpcbox.world.routing import Unwanted, Wanted
+from vpcbox.world.wire import Card, Route
 from vpcbox.world.world import World
 
 
@@ -22,6 +24,7 @@ class Notes:
     def __init__(self) -> None:
         self.calls: list[tuple[str, str]] = []
         self.cards: dict[str, Card] = {}
+        self.table: dict[IPv4Network, str | None] = {}
         self.broken: set[str] = set()
 
     def _note(self, what: str, eni_id: str) -> None:
@@ -45,6 +48,11 @@ class Notes:
         self._note("update", card.eni_id)
         assert card.eni_id in self.cards
         self.cards[card.eni_id] = card
+
+    async def route(self, table: tuple[Route, ...]) -> None:
+        """The routes change."""
+        self._note("route", "")
+        self.table = {route.destination: route.eni_id for route in table}
 
 
 class Place:
@@ -230,7 +238,7 @@ async def test_a_cancelled_call_leaves_nothing_behind(place: Place) -> None:
         world.create_eni(place.vswitch.id, [place.group.id], secondary_count=5),
         world.assign_addresses(eni_id, count=5),
     ):
-        task = asyncio.create_task(call)  # type: ignore[arg-type]
+        task = asyncio.create_task(call)
         await place.clock.somebody_sleeps()
         task.cancel()
         await asyncio.wait([task])
@@ -268,3 +276,109 @@ async def test_describe_shows_where_everything_is(place: Place) -> None:
     assert place.world.instance_of(IPv4Address(row["address"])) == instance.id
     assert place.world.instance_of(IPv4Address("10.0.0.99")) is None
     assert place.world.instance_of(IPv4Address("192.0.2.1")) is None
+
+
+async def test_the_wire_obeys_an_entry_when_it_is_available_and_not_longer_than_it_is_there(place: Place) -> None:
+    """Nothing while Pending; by the primary card of an instance or by a card itself; without it before it is gone."""
+    world, wire = place.world, place.wire
+    instance = await world.create_instance("n", "ecs.g7.xlarge", place.vswitch.id, [place.group.id])
+    eni_id = await place.create()
+    (table,) = world.route_tables.values()
+    pods, more = IPv4Network("172.20.1.0/24"), IPv4Network("172.20.2.0/24")
+    made = world.routing.create(
+        [Wanted(table.id, pods, instance.id), Wanted(table.id, more, eni_id, NextHopType.NETWORK_INTERFACE)],
+        around_vswitches=False,
+    )
+    entries = [entry for entry in made if isinstance(entry, RouteEntry)]
+    assert [entry.status for entry in entries] == [RouteStatus.PENDING] * 2
+    await place.clock.advance(0.9)
+    assert wire.table == {}
+    await place.clock.advance(0.2)
+    assert {table.entries[entry.id].status for entry in entries} == {RouteStatus.AVAILABLE}
+    own = {IPv4Network("10.0.0.0/24"): None, IPv4Network("100.64.0.0/10"): None}
+    assert wire.table == {**own, pods: world.primary(instance.id).id, more: eni_id}
+
+    world.routing.delete([Unwanted(table.id, destination=pods, next_hop_id=instance.id)])
+    assert table.entries[entries[0].id].status is RouteStatus.DELETING
+    await place.clock.advance(1.1)
+    assert entries[0].id not in table.entries
+    assert wire.table == {**own, more: eni_id}
+
+    world.delete_eni(eni_id)
+    await place.clock.advance(2)
+    assert wire.table == {**own, more: eni_id}, "an entry outlives its next hop"
+
+
+async def test_a_wire_that_fails_to_route_is_asked_again(place: Place) -> None:
+    """Pending, or Deleting, until the wire obeys; nobody else writes meanwhile."""
+    world = place.world
+    instance = await world.create_instance("n", "ecs.g7.xlarge", place.vswitch.id, [place.group.id])
+    (table,) = world.route_tables.values()
+    wanted = Wanted(table.id, IPv4Network("172.20.1.0/24"), instance.id)
+    for write in (
+        partial(world.routing.create, [wanted], around_vswitches=False),
+        partial(world.routing.delete, [Unwanted(table.id, None, wanted.destination, instance.id)]),
+    ):
+        place.wire.broken = {"route"}
+        write()
+        await place.clock.advance(30)
+        assert table.changing
+        with pytest.raises(Refused, match=r"^TaskConflict"):
+            world.routing.create([wanted], around_vswitches=False)
+        place.wire.broken = set()
+        await place.clock.advance(2)
+        assert not table.changing
+    assert wanted.destination not in place.wire.table
+
+
+async def test_a_stopped_instance_keeps_its_enis_and_no_packet_reaches_them(place: Place) -> None:
+    """Off the wire until it starts, the primary one first; attached meanwhile, a card comes with the start."""
+    world, wire = place.world, place.wire
+    instance = await world.create_instance("n", "ecs.g7.xlarge", place.vswitch.id, [place.group.id])
+    attached, later = await place.create(), await place.create()
+    world.attach_eni(attached, instance.id)
+    await place.clock.advance(5)
+    await world.power.stop(instance.id)
+    assert wire.cards == {}
+    assert world.enis[attached].status is EniStatus.IN_USE
+    world.attach_eni(later, instance.id)
+    await place.do(world.assign_addresses(attached, count=1))
+    await place.do(world.modify_eni(world.primary(instance.id).id, source_dest_check=False))
+    await place.clock.advance(5)
+    assert wire.cards == {}
+    with pytest.raises(Refused, match="IncorrectInstanceStatus"):
+        await world.power.stop(instance.id)
+    wire.calls.clear()
+    await world.power.start(instance.id)
+    assert wire.calls == [("plug", eni_id) for eni_id in (world.primary(instance.id).id, attached, later)]
+    assert len(wire.cards[attached].addresses) == 2
+    assert not wire.cards[world.primary(instance.id).id].source_dest_check
+
+
+async def test_a_released_instance_takes_its_enis_along_but_those_that_are_to_stay(place: Place) -> None:
+    """Wherever they were in their lives; addresses are free again, and route entries stay."""
+    world = place.world
+    free = world.available(place.vswitch.id)
+    instance = await world.create_instance("n", "ecs.g7.xlarge", place.vswitch.id, [place.group.id])
+    (table,) = world.route_tables.values()
+    world.routing.create([Wanted(table.id, IPv4Network("172.20.1.0/24"), instance.id)], around_vswitches=False)
+    goes, stays = await place.create(secondary_count=2), await place.create(delete_on_release=False)
+    comes = await place.create(delete_on_release=False)
+    for eni_id in (goes, stays):
+        world.attach_eni(eni_id, instance.id)
+    await place.clock.advance(5)
+    world.attach_eni(comes, instance.id)
+    world.detach_eni(stays, instance.id)
+    assigning = asyncio.create_task(world.assign_addresses(goes, count=1))
+    await place.clock.somebody_sleeps()
+    await world.power.release(instance.id)
+    await place.clock.advance(10)
+    with pytest.raises(Refused, match=r"InvalidEniId\.NotFound"):
+        await assigning
+    assert world.instances == {}
+    assert {eni.id: (eni.status, eni.instance_id) for eni in world.enis.values()} == dict.fromkeys(
+        (stays, comes), (EniStatus.AVAILABLE, None)
+    )
+    assert place.wire.cards == {}
+    assert world.available(place.vswitch.id) == free - 2
+    assert [entry.next_hop_id for entry in table.entries.values() if entry.eni_id] == [instance.id]

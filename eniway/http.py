@@ -1,4 +1,4 @@
-"""/metrics and /healthz of the node daemon: GET only, nothing else is served to anybody who can reach the port."""
+"""/metrics and /healthz of a daemon: GET only, nothing else is served to anybody who can reach the port."""
 
 from __future__ import annotations
 

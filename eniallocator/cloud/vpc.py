@@ -1,0 +1,157 @@
+"""Route tables through the OpenAPI: ``eniallocator.cloud.routes.RouteApi``.
+
+Pages of the API reference: CreateRouteEntries, CreateRouteEntry, DeleteRouteEntries, DeleteRouteEntry,
+DescribeRouteEntryList, DescribeRouteTableList (VPC 2016-04-28), DescribeInstances (ECS 2014-05-26).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from ipaddress import IPv4Network
+from typing import Any, Final, Protocol
+
+from eniallocator.cloud.errors import Refused
+from eniallocator.cloud.routes import NewEntry, RouteEntry, RouteStatus, Tables
+from eniway.model import InstanceId
+
+ENTRY_PAGE: Final = 100
+TABLE_PAGE: Final = 50
+
+
+class Caller(Protocol):
+    """Signs and sends an Action of a product by name."""
+
+    async def call(
+        self, product: str, action: str, params: Mapping[str, str], *, form: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """The decoded answer; raises the errors of ``eniallocator.cloud.errors``. ``form`` travels in the body."""
+        ...
+
+
+class VpcRoutes:
+    """``RouteApi`` over a caller."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    async def tables(self, vpc_id: str) -> Tables:
+        """As RouteApi says; Refused where the VPC is not there."""
+        system, custom, page = "", [], 1
+        while True:
+            answer = await self._caller.call(
+                "Vpc",
+                "DescribeRouteTableList",
+                {"VpcId": vpc_id, "PageNumber": str(page), "PageSize": str(TABLE_PAGE)},
+            )
+            items = _listed(answer, "RouterTableList", "RouterTableListType")
+            for item in items:
+                if item["RouteTableType"] == "System":
+                    system = item["RouteTableId"]
+                else:
+                    custom.append(item["RouteTableId"])
+            if len(items) < TABLE_PAGE:
+                break
+            page += 1
+        if not system:
+            raise Refused("DescribeRouteTableList", "unknown", f"VPC {vpc_id} has no system route table in this region")
+        return Tables(system, tuple(custom))
+
+    async def entries(self, table_id: str) -> tuple[RouteEntry, ...]:
+        """As RouteApi says."""
+        found: list[RouteEntry] = []
+        cursor = ""
+        while True:
+            params = {"RouteTableId": table_id, "IpVersion": "ipv4", "MaxResult": str(ENTRY_PAGE)}
+            answer = await self._caller.call(
+                "Vpc", "DescribeRouteEntryList", params | ({"NextToken": cursor} if cursor else {})
+            )
+            found += [_entry(item) for item in _listed(answer, "RouteEntrys", "RouteEntry")]
+            cursor = answer.get("NextToken") or ""
+            if not cursor:
+                return tuple(found)
+
+    async def create(self, table_id: str, entries: Sequence[NewEntry]) -> Mapping[IPv4Network, str]:
+        """As RouteApi says."""
+        form = _numbered(
+            {
+                "RouteTableId": table_id,
+                "DstCidrBlock": str(entry.destination),
+                "NextHop": entry.instance_id,
+                "NextHopType": "Instance",
+                "Name": entry.name,
+                "Description": entry.description,
+            }
+            for entry in entries
+        )
+        answer = await self._caller.call("Vpc", "CreateRouteEntries", {}, form=form)
+        return {
+            IPv4Network(item["DstCidrBlock"]): item["FailedCode"] for item in answer.get("FailedRouteEntries") or ()
+        }
+
+    async def create_one(self, table_id: str, entry: NewEntry, *, token: str) -> None:
+        """As RouteApi says."""
+        await self._caller.call(
+            "Vpc",
+            "CreateRouteEntry",
+            {
+                "RouteTableId": table_id,
+                "DestinationCidrBlock": str(entry.destination),
+                "NextHopId": entry.instance_id,
+                "NextHopType": "Instance",
+                "RouteEntryName": entry.name,
+                "Description": entry.description,
+                "ClientToken": token,
+            },
+        )
+
+    async def delete(self, table_id: str, entries: Sequence[RouteEntry]) -> Mapping[str, str]:
+        """As RouteApi says."""
+        form = _numbered(
+            {
+                "RouteTableId": table_id,
+                "RouteEntryId": entry.entry_id,
+                "DstCidrBlock": str(entry.destination),
+                "NextHop": entry.hops[0],
+            }
+            for entry in entries
+        )
+        answer = await self._caller.call("Vpc", "DeleteRouteEntries", {}, form=form)
+        by_destination = {str(entry.destination): entry.entry_id for entry in entries}
+        return {
+            item.get("RouteEntryId") or by_destination[item["DstCidrBlock"]]: item["FailedCode"]
+            for item in answer.get("FailedRouteEntries") or ()
+        }
+
+    async def delete_one(self, entry_id: str) -> None:
+        """As RouteApi says."""
+        await self._caller.call("Vpc", "DeleteRouteEntry", {"RouteEntryId": entry_id})
+
+    async def instances(self, ids: Collection[InstanceId]) -> frozenset[InstanceId]:
+        """As RouteApi says."""
+        params = {"InstanceIds": json.dumps(sorted(ids)), "PageSize": "100", "PageNumber": "1"}
+        answer = await self._caller.call("Ecs", "DescribeInstances", params)
+        return frozenset(InstanceId(item["InstanceId"]) for item in _listed(answer, "Instances", "Instance"))
+
+
+def _numbered(rows: Any) -> dict[str, str]:
+    return {f"RouteEntries.{n}.{key}": value for n, row in enumerate(rows, 1) for key, value in row.items()}
+
+
+def _listed(answer: Mapping[str, Any], outer: str, inner: str) -> list[dict[str, Any]]:
+    """A list as the OpenAPI wraps it; empty ones may be [], {} or missing."""
+    wrapped = answer.get(outer) or {}
+    return list(wrapped.get(inner) or []) if isinstance(wrapped, dict) else []
+
+
+def _entry(item: Mapping[str, Any]) -> RouteEntry:
+    status = item.get("Status", "")
+    return RouteEntry(
+        entry_id=item["RouteEntryId"],
+        destination=IPv4Network(item["DestinationCidrBlock"]),
+        status=RouteStatus(status) if status in set(RouteStatus) else RouteStatus.OTHER,
+        origin=item.get("Type", ""),
+        hops=tuple(hop["NextHopId"] for hop in _listed(item, "NextHops", "NextHop") if hop.get("NextHopId")),
+        name=item.get("RouteEntryName") or "",
+        description=item.get("Description") or "",
+    )

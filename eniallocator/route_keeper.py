@@ -1,0 +1,258 @@
+"""Brings route tables to what the nodes need: look, plan, one write, look again.
+
+Writes are serial, as a VPC takes them: up to fifty entries in a batch, and what a batch leaves out one by one, for only
+the Actions for one entry say why. Everything is decided anew from what the cloud says, so a lost answer, another writer
+or a new leader change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from random import Random
+from typing import Final
+
+from eniallocator import routes
+from eniallocator.clock import Clock
+from eniallocator.cloud.errors import (
+    AlreadyThere,
+    ApiError,
+    Busy,
+    Credentials,
+    Forbidden,
+    NotFound,
+    QuotaExhausted,
+    Throttled,
+    Transient,
+    WrongState,
+)
+from eniallocator.cloud.routes import MOST_AT_ONCE, NewEntry, RouteApi, RouteEntry
+from eniallocator.routes import NodeRoute, RouteState, Verdict
+from eniway import log, metrics
+from eniway.backoff import full_jitter
+from eniway.model import InstanceId
+
+_log = log.get(__name__)
+
+Wants = Callable[[], Collection[NodeRoute]]
+Tell = Callable[[Mapping[str, Verdict]], None]
+
+MOST_INSTANCES: Final = 100
+_PASSING: Final = (Throttled, Transient, Busy, WrongState, Credentials)
+"""Errors that say nothing about what was asked for: the same again, later."""
+_SECONDS_BETWEEN: Final = 1.0
+"""Between a write and the first look at what became of it."""
+_SLOWEST_LOOK: Final = 5.0
+_SECONDS_QUIET: Final = 30.0
+"""How long a write waits for the one before it to be done; longer, and it is left to the cloud to refuse it."""
+
+
+class RouteKeeper:
+    """``settle`` until nothing is left to do. One at a time in a VPC: its caller holds the leader's lock."""
+
+    def __init__(
+        self,
+        api: RouteApi,
+        *,
+        tables: Sequence[str],
+        cluster: str,
+        quota: int,
+        clock: Clock,
+        random: Random,
+        new_id: Callable[[], str],
+    ) -> None:
+        self._api = api
+        self._tables = tables
+        self._mark = routes.mark(cluster)
+        self._quota = quota
+        self._clock = clock
+        self._random = random
+        self._new_id = new_id
+        self._verdicts: dict[str, dict[str, Verdict]] = {table: {} for table in tables}
+        self._held: dict[tuple[str, NodeRoute], tuple[Verdict, float]] = {}
+        """What the cloud refused, what it said, and the monotonic time from when on it is tried again."""
+        self._create_singly: dict[NodeRoute, str] = {}
+        """With the token of the attempt."""
+        self._delete_singly: set[str] = set()
+        self._stuck: set[str] = set()
+        """Entries that the cloud does not let go of; left alone until the next ``settle``."""
+
+    async def settle(self, wants: Wants, tell: Tell) -> None:
+        """Return when every route stands, or cannot for now.
+
+        ``wants`` is asked again before each step; ``tell`` hears each node's verdict whenever it may have changed.
+        """
+        for table in self._tables:
+            await self._settle(table, wants, tell)
+
+    async def _settle(self, table: str, wants: Wants, tell: Tell) -> None:
+        asked: set[InstanceId] = set()
+        gone: set[InstanceId] = set()
+        looks = _looks()
+        pauses: dict[type[ApiError], Iterator[float]] = {}
+        self._create_singly.clear()
+        self._delete_singly.clear()
+        self._stuck.clear()
+        quiet_by = self._clock.monotonic()
+        while True:
+            wanted = wants()
+            try:
+                entries = await self._api.entries(table)
+                plan = routes.plan(
+                    wanted,
+                    entries,
+                    table_id=table,
+                    mark=self._mark,
+                    quota=self._quota,
+                    gone=gone,
+                    held=self._held_now(table),
+                )
+                self._tell(table, plan.verdicts, tell)
+                if fresh := plan.suspects - asked:
+                    asked |= fresh
+                    gone |= await self._gone(fresh, {want.instance_id for want in wanted})
+                    continue
+                delete = [entry for entry in plan.delete if entry.entry_id not in self._stuck]
+                if plan.busy and (self._clock.monotonic() < quiet_by or not (delete or plan.create)):
+                    await self._clock.sleep(next(looks))
+                    continue
+                if delete:
+                    await self._delete(table, delete)
+                elif plan.create:
+                    await self._create(table, plan.create)
+                else:
+                    return
+                looks = _looks()
+                pauses.clear()
+                quiet_by = self._clock.monotonic() + _SECONDS_QUIET
+                await self._clock.sleep(_SECONDS_BETWEEN)
+            except ApiError as error:
+                self._tell_trouble(table, wanted, error, tell)
+                base, cap = error.patience
+                backoff = full_jitter(base=base, cap=cap, random=self._random)
+                await self._clock.sleep(next(pauses.setdefault(type(error), backoff)))
+
+    async def _gone(self, suspects: Collection[InstanceId], placed: Collection[InstanceId]) -> set[InstanceId]:
+        """Those of ``suspects`` that do not exist, proved by an answer that does list one that is a node."""
+        witness = min(placed, default=None)
+        if witness is None:
+            return set()
+        some = sorted(suspects)[: MOST_INSTANCES - 1]
+        there = await self._api.instances([*some, witness])
+        return set(some) - there if witness in there else set()
+
+    async def _create(self, table: str, wants: Sequence[NodeRoute]) -> None:
+        batch = [want for want in wants if want not in self._create_singly][:MOST_AT_ONCE]
+        if not batch:
+            await self._create_one(table, wants)
+            return
+        _log.info("creating routes", table=table, routes=[f"{w.destination} → {w.instance_id}" for w in batch])
+        try:
+            failed = await self._api.create(table, [self._entry(want) for want in batch])
+        except _PASSING:
+            raise
+        except (QuotaExhausted, Forbidden) as error:
+            self._hold(table, batch, error)
+            return
+        except ApiError:
+            failed = {want.destination: "" for want in batch}
+        for want in batch:
+            if want.destination in failed:
+                _log.warning("left out of a batch", route=str(want.destination), code=failed[want.destination])
+                self._create_singly[want] = self._new_id()
+        metrics.ROUTE_CHANGES.labels("create").inc(len(batch) - len(failed))
+
+    async def _create_one(self, table: str, wants: Sequence[NodeRoute]) -> None:
+        want = wants[0]
+        try:
+            await self._api.create_one(table, self._entry(want), token=self._create_singly[want])
+        except _PASSING:
+            raise
+        except AlreadyThere as error:
+            # The next look shows by whom; if it shows nothing, asking again at once would go round in circles
+            self._hold(table, [want], error)
+        except (QuotaExhausted, Forbidden) as error:
+            self._hold(table, wants, error)
+        except ApiError as error:
+            self._hold(table, [want], error)
+        else:
+            metrics.ROUTE_CHANGES.labels("create").inc()
+        del self._create_singly[want]
+
+    async def _delete(self, table: str, entries: Sequence[RouteEntry]) -> None:
+        batch = [entry for entry in entries if entry.entry_id not in self._delete_singly][:MOST_AT_ONCE]
+        if not batch:
+            await self._delete_one(entries[0])
+            return
+        _log.info("deleting routes", table=table, routes=[f"{e.destination} → {', '.join(e.hops)}" for e in batch])
+        try:
+            failed = await self._api.delete(table, batch)
+        except _PASSING:
+            raise
+        except ApiError:
+            failed = {entry.entry_id: "" for entry in batch}
+        self._delete_singly |= set(failed)
+        self._deleted(len(batch) - len(failed))
+
+    async def _delete_one(self, entry: RouteEntry) -> None:
+        try:
+            await self._api.delete_one(entry.entry_id)
+        except _PASSING:
+            raise
+        except NotFound:
+            return
+        except ApiError:
+            self._stuck.add(entry.entry_id)
+        else:
+            self._deleted(1)
+
+    def _deleted(self, count: int) -> None:
+        """There is room again."""
+        metrics.ROUTE_CHANGES.labels("delete").inc(count)
+        if count:
+            self._held = {key: held for key, held in self._held.items() if held[0].state is not RouteState.OVER_QUOTA}
+
+    def _entry(self, want: NodeRoute) -> NewEntry:
+        return NewEntry(want.destination, want.instance_id, name=f"eniway-{want.node}"[:128], description=self._mark)
+
+    def _hold(self, table: str, wants: Collection[NodeRoute], error: ApiError) -> None:
+        """Leave ``wants`` alone for as long as such an error is likely to last."""
+        state = RouteState.OVER_QUOTA if isinstance(error, QuotaExhausted) else RouteState.REFUSED
+        until = self._clock.monotonic() + (error.patience[0] if state is RouteState.OVER_QUOTA else error.patience[1])
+        for want in wants:
+            self._held[table, want] = (_refusal(state, error), until)
+
+    def _held_now(self, table: str) -> Mapping[NodeRoute, Verdict]:
+        now = self._clock.monotonic()
+        self._held = {key: held for key, held in self._held.items() if held[1] > now}
+        return {want: verdict for (at, want), (verdict, _) in self._held.items() if at == table}
+
+    def _tell_trouble(self, table: str, wants: Collection[NodeRoute], error: ApiError, tell: Tell) -> None:
+        """Nothing is known of routes that did not stand a moment ago but what the cloud said instead."""
+        if isinstance(error, Throttled | Busy | WrongState):
+            return
+        known = self._verdicts[table]
+        state = RouteState.PENDING if isinstance(error, _PASSING) else RouteState.REFUSED
+        told = {}
+        for want in wants:
+            before = known.get(want.node)
+            told[want.node] = before if before is not None and before.stands else _refusal(state, error)
+        self._tell(table, told, tell)
+
+    def _tell(self, table: str, verdicts: Mapping[str, Verdict], tell: Tell) -> None:
+        self._verdicts[table] = dict(verdicts)
+        nodes = {node for known in self._verdicts.values() for node in known}
+        tell({node: routes.worst(known[node] for known in self._verdicts.values() if node in known) for node in nodes})
+
+
+def _refusal(state: RouteState, error: ApiError) -> Verdict:
+    """In words that are the same each time."""
+    hint = f"; {error.hint}" if error.hint else ""
+    return Verdict(state, f"the OpenAPI answered {error.action} with {error.code}{hint}")
+
+
+def _looks() -> Iterator[float]:
+    """Seconds between looks at something that is under way."""
+    seconds = _SECONDS_BETWEEN
+    while True:
+        yield seconds
+        seconds = min(_SLOWEST_LOOK, seconds * 1.5)

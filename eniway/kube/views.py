@@ -1,0 +1,85 @@
+"""What is read of the API server's objects: the fields somebody uses, with defaults (a bookmark has only metadata)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+
+class OwnerReference(msgspec.Struct, frozen=True, gc=False):
+    """Whose an object is."""
+
+    kind: str = ""
+    name: str = ""
+    uid: str = ""
+
+
+class ObjectMeta(msgspec.Struct, frozen=True, gc=False):
+    """Of every object."""
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = msgspec.field(default="", name="resourceVersion")
+    owners: tuple[OwnerReference, ...] = msgspec.field(default=(), name="ownerReferences")
+
+
+class View(Protocol):
+    """An object as far as it is read."""
+
+    @property
+    def metadata(self) -> ObjectMeta:
+        """Who it is."""
+        ...
+
+
+class Condition(msgspec.Struct, frozen=True, gc=False):
+    """One of an object's status.conditions."""
+
+    type: str = ""
+    status: str = ""
+    reason: str = ""
+    message: str = ""
+    last_transition_time: str | None = msgspec.field(default=None, name="lastTransitionTime")
+
+
+class NodeSpec(msgspec.Struct, frozen=True, gc=False):
+    """Of a Node."""
+
+    pod_cidr: str = msgspec.field(default="", name="podCIDR")
+    pod_cidrs: tuple[str, ...] = msgspec.field(default=(), name="podCIDRs")
+    provider_id: str = msgspec.field(default="", name="providerID")
+
+
+class NodeStatus(msgspec.Struct, frozen=True, gc=False):
+    """Of a Node."""
+
+    conditions: tuple[Condition, ...] = ()
+
+
+class Node(msgspec.Struct, frozen=True, gc=False):
+    """v1 Node."""
+
+    metadata: ObjectMeta = ObjectMeta()
+    spec: NodeSpec = NodeSpec()
+    status: NodeStatus = NodeStatus()
+
+
+class NodeNetworkStatus(msgspec.Struct, frozen=True, gc=False):
+    """Of a NodeNetwork."""
+
+    instance_id: str = msgspec.field(default="", name="instanceID")
+    conditions: tuple[Condition, ...] = ()
+
+
+class NodeNetwork(msgspec.Struct, frozen=True, gc=False):
+    """eniway.io/v1alpha1 NodeNetwork."""
+
+    metadata: ObjectMeta = ObjectMeta()
+    status: NodeNetworkStatus = NodeNetworkStatus()
+
+
+def condition_of(conditions: tuple[Condition, ...], type_: str) -> Condition | None:
+    """The condition of a type, if it is there."""
+    return next((condition for condition in conditions if condition.type == type_), None)

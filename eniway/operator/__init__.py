@@ -1,0 +1,1 @@
+"""The operator: what one process does for the whole cluster."""

@@ -1,0 +1,240 @@
+"""What a sweep asks of the kernel: it costs next to nothing, repairs what is ours, spares what is not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from eniway import names
+from eniway.errors import KernelError
+from eniway.model import Lease
+from tests.netns.datapath.fabric import SERVICE_CIDR, Namespace, Node, Vpc, exclusive_lease, shared_lease
+
+LeaseOf = Callable[[Vpc, Node, Namespace], Lease]
+both_kinds = pytest.mark.parametrize("lease_of", [shared_lease, exclusive_lease])
+
+
+async def start(node: Node) -> bool:
+    """Start a node again, as a sweep does."""
+    return await node.network.start(service_cidr=SERVICE_CIDR, primary=node.cards[0])
+
+
+def only_reading(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of iptables' programs only iptables-save is found from now on."""
+    (program,) = (Path(folder, "iptables-save") for folder in ("/usr/sbin",))
+    (tmp_path / "iptables-save").symlink_to(os.path.realpath(program))
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+async def test_a_sweep_of_a_sound_node_writes_nothing(
+    nodes: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """iptables-restore is not even there to be called, and both say that nothing was changed."""
+    node, _ = nodes
+    only_reading(monkeypatch, tmp_path)
+    assert not await start(node)
+    assert not await node.network.prepare_card(node.cards[1])
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "iptables -t mangle -F",
+        "iptables -t nat -F",
+        "iptables -t filter -F",
+        f"iptables -t nat -D {names.CHAIN_PREFIX}SNAT 1",
+        f"iptables -t mangle -I {names.CHAIN_PREFIX}MARK -j ACCEPT",
+        "ip rule flush",
+        "sysctl -qw net.ipv4.conf.all.rp_filter=1",
+        "sysctl -qw net.ipv4.ip_forward=0",
+    ],
+)
+async def test_a_sweep_repairs_the_node_once(nodes: tuple[Node, Node], broken: str) -> None:
+    """What somebody took from the node-wide state is back after one, which says so; the next has nothing to do."""
+    node, _ = nodes
+    before = (node.snapshot(), rules(node), settings(node))
+    node.exec(*broken.split())
+    if broken == "ip rule flush":
+        node.ip("rule add priority 32766 table main", "rule add priority 32767 table default")
+    assert await start(node)
+    await node.network.prepare_card(node.cards[1])
+    after = (node.snapshot(), rules(node), settings(node))
+    if "all.rp_filter" not in broken:  # what was asked of all links is handed down to those that can bear it
+        assert after == before
+    assert node.read("net/ipv4/conf/all/rp_filter") == node.read("net/ipv4/conf/eth1/rp_filter") == "0"
+    assert not await start(node)
+    assert not await node.network.prepare_card(node.cards[1])
+
+
+def rules(node: Node) -> list[str]:
+    """Rules of all tables, without comments, counters and others' order."""
+    return sorted(line.split(" [")[0] for line in node.exec("iptables-save").splitlines() if line.startswith("-A"))
+
+
+def settings(node: Node) -> list[str]:
+    """The sysctls that are ours."""
+    paths = ("ip_forward", "conf/all/rp_filter", "conf/eth0/rp_filter", "conf/eth1/rp_filter")
+    return [node.read(f"net/ipv4/{path}") for path in paths]
+
+
+# --- a pod's own
+
+
+@both_kinds
+@pytest.mark.parametrize(
+    "own",
+    [
+        "addr add 192.0.2.1/24 dev eth0",
+        "route add 192.0.2.0/24 dev eth0 proto {protocol}",
+        "neigh add 169.254.1.2 lladdr 02:00:00:00:00:05 dev eth0 nud permanent",
+        "link set eth0 mtu 1400",
+        "link set eth0 txqueuelen 50",
+    ],
+)
+async def test_what_a_pod_adds_in_its_own_namespace_is_its_own(
+    vpc: Vpc, nodes: tuple[Node, Node], lease_of: LeaseOf, own: str
+) -> None:
+    """Neither CHECK nor repair minds it, also when there is something else to repair; DEL takes it along."""
+    node, _ = nodes
+    pod = vpc.pod()
+    lease = lease_of(vpc, node, pod)
+    before = node.snapshot()
+    await node.network.attach(lease)
+    pod.ip(own.format(protocol=names.ROUTE_PROTOCOL))
+    inside = state(pod)
+    assert await node.network.check(lease) == ()
+    assert await node.network.repair(lease) == ()
+    pod.ip("route del default")
+    assert len(await node.network.repair(lease)) == 1
+    assert state(pod) == inside
+    await node.network.detach(lease)
+    assert node.snapshot() == before
+
+
+def state(pod: Namespace) -> list[str]:
+    """Links, addresses, routes and permanent neighbours of a pod."""
+    return [
+        *pod.show("-o", "link").splitlines(),
+        *pod.show("-o", "-4", "addr").splitlines(),
+        *sorted(pod.show("-4", "route").splitlines()),
+        *sorted(pod.show("-4", "neigh", "show", "nud", "permanent").splitlines()),
+    ]
+
+
+@both_kinds
+async def test_repair_puts_back_what_is_missing_of_ours(vpc: Vpc, nodes: tuple[Node, Node], lease_of: LeaseOf) -> None:
+    """It does what CHECK reported, and says what it did."""
+    node, _ = nodes
+    pod = vpc.pod()
+    lease = lease_of(vpc, node, pod)
+    link = (await node.network.attach(lease)).host_link
+    for where, line in (
+        (pod, "route del default"),
+        (pod, "addr flush dev eth0"),
+        (pod, "link set eth0 down"),
+        (pod, "link set eth0 mtu 1600"),
+        (node, f"link del {link}"),
+        (node, f"route flush table {names.TABLE_PODS}"),
+    ):
+        where.ip(line)
+        wrong = await node.network.check(lease)
+        assert wrong != (), line
+        assert await node.network.repair(lease) == wrong, line
+        assert await node.network.check(lease) == (), line
+
+
+async def test_a_namespace_that_is_only_not_mounted_here_is_not_called_gone(
+    vpc: Vpc, nodes: tuple[Node, Node], tmp_path: Path
+) -> None:
+    """A path that nothing is mounted on is a matter of mount propagation, and the error says so."""
+    node, _ = nodes
+    (tmp_path / "pod").touch()
+    lease = shared_lease(vpc, node, Namespace("no-such-pod"))
+    for path, said in (
+        (lease.netns, "is gone"),
+        (str(tmp_path / "pod"), "not mounted here"),
+        (node.path, "node's own"),
+    ):
+        for work in (node.network.attach, node.network.repair):
+            with pytest.raises(KernelError, match=said):
+                await work(replace(lease, netns=path))
+
+
+# --- sets
+
+
+async def test_members_of_no_lease_are_pruned(vpc: Vpc, nodes: tuple[Node, Node]) -> None:
+    """Stale entries go from all four sets; those of leases stay, marks included."""
+    node, _ = nodes
+    leases = [shared_lease(vpc, node, vpc.pod()), exclusive_lease(vpc, node, vpc.pod())]
+    for lease in leases:
+        await node.network.attach(lease)
+    before = node.snapshot()
+    assert await node.network.prune(lambda: leases) == 0
+    for line in (
+        f"{names.IPSET_SOURCES} 192.0.2.1 skbmark 0x8/0xf8",
+        f"{names.IPSET_PODS} 192.0.2.1",
+        f"{names.IPSET_EXCLUSIVE} 192.0.2.2",
+        f"{names.IPSET_HAIRPIN} 192.0.2.2,eniw0123456789a",
+    ):
+        node.exec("ipset", "add", *line.split())
+    assert await node.network.prune(lambda: leases) == 4
+    assert node.snapshot() == before
+
+
+async def test_an_address_that_is_leased_while_pruning_keeps_its_members(vpc: Vpc, nodes: tuple[Node, Node]) -> None:
+    """The books lease a stale member's address between the look and the removal: its pod is not cut off."""
+    node, _ = nodes
+    lease = shared_lease(vpc, node, vpc.pod())
+    await node.network.attach(lease)
+    answers = iter(([], [lease]))
+    await node.network.prune(lambda: next(answers))
+    assert await node.network.check(lease) == ()
+
+
+# --- wake-ups
+
+
+@pytest.mark.parametrize(
+    "news", ["link set eth1 down", "link del eth1", f"rule del priority {names.RULE_PODS}", "link set eth2 up"]
+)
+async def test_news_of_cards_and_rules_wake_the_sweep(nodes: tuple[Node, Node], news: str) -> None:
+    """Also when they came before anybody waited for them."""
+    node, _ = nodes
+    await node.network.park_card(node.cards[2])
+    await quiet(node)
+    node.ip(news)
+    async with asyncio.timeout(10):
+        await node.network.changed()
+
+
+async def test_pods_that_come_and_go_wake_nobody(vpc: Vpc, nodes: tuple[Node, Node]) -> None:
+    """Their own links, and cards that are plugged into pods, are the doors' business."""
+    node, _ = nodes
+    await node.network.park_card(node.cards[2])
+    await quiet(node)
+    shared, exclusive = shared_lease(vpc, node, vpc.pod()), exclusive_lease(vpc, node, vpc.pod())
+    await node.network.attach(shared)
+    await node.network.attach(exclusive)
+    await node.network.detach(shared)
+    node.ip("link add stranger type veth peer name other", "rule add priority 700 table main")
+    woken = asyncio.ensure_future(node.network.changed())
+    await asyncio.sleep(0.05)  # what was sent is read by now: there is no event for "nothing happened"
+    assert not woken.done()
+    node.ip("link set eth1 down")
+    await woken
+
+
+async def quiet(node: Node) -> None:
+    """Return once no news are left."""
+    while True:
+        try:
+            async with asyncio.timeout(0.02):
+                await node.network.changed()
+        except TimeoutError:
+            return
