@@ -72,8 +72,9 @@ class Network:
     """
 
     def __init__(self, *, path: str = netns.CURRENT) -> None:
-        self._quick = ThreadPoolExecutor(1, "datapath", _enter, (path,))
-        self._slow = ThreadPoolExecutor(_SLOW_THREADS, "datapath-slow", _enter, (path,))
+        self._homes: list[kernel.Home] = []
+        self._quick = ThreadPoolExecutor(1, "datapath", _enter, (path, self._homes))
+        self._slow = ThreadPoolExecutor(_SLOW_THREADS, "datapath-slow", _enter, (path, self._homes))
         self._node: _Node | None = None
         self._cards: set[Mac] = set()
         """Those on the node that a change is news of."""
@@ -87,6 +88,8 @@ class Network:
     ) -> None:
         self._quick.shutdown()
         self._slow.shutdown()
+        for home in self._homes:
+            home.close()
         if self._news is not None:
             self._news.close()
 
@@ -162,22 +165,24 @@ class Network:
         """
         known = self._started
         slow = lease.kind is Kind.EXCLUSIVE
-        ops = await self._run("attach", lambda: _bring(lease, known, diff), slow=slow)
-        if ops is None:
+        brought = await self._run("attach", lambda: _bring(lease, known, diff), slow=slow)
+        if brought is None:
             # Its last pod's namespace may have gone with the card in it: the kernel brings it home, a little later.
             deadline = asyncio.get_running_loop().time() + _HOMECOMING_SECONDS
             await self._until(lambda link: observe.may_be(link, lease.card), deadline)
-            ops = await self._run("attach", lambda: _bring(lease, known, diff), slow=slow)
-        if ops is None:
+            brought = await self._run("attach", lambda: _bring(lease, known, diff), slow=slow)
+        if brought is None:
             raise _not_here(lease.card)
-        return _attachment(_plan(lease, known))
+        _, desired = brought
+        return _attachment(desired)
 
     async def repair(self, lease: Lease) -> tuple[Op, ...]:
         """Do what ``check`` says, and return it. NotReady: the lease's card is not on this node."""
         known = self._started
-        ops = await self._run("repair", lambda: _bring(lease, known, mend), slow=lease.kind is Kind.EXCLUSIVE)
-        if ops is None:
+        brought = await self._run("repair", lambda: _bring(lease, known, mend), slow=lease.kind is Kind.EXCLUSIVE)
+        if brought is None:
             raise _not_here(lease.card)
+        ops, _ = brought
         return ops
 
     async def check(self, lease: Lease) -> tuple[Op, ...]:
@@ -313,8 +318,8 @@ def _park_card(card: Card, mtu: int) -> bool:
 
 def _bring(
     lease: Lease, known: _Node, compare: Callable[[NetState, NetState], tuple[Op, ...]]
-) -> tuple[Op, ...] | None:
-    """Carry out what ``compare`` finds. None: the card is neither in the pod nor on the node."""
+) -> tuple[tuple[Op, ...], NetState] | None:
+    """Carry out what ``compare`` finds; that, and what was planned. None: the card is neither in the pod nor here."""
     with kernel.opened(lease.netns) as opened:
         if not opened.has_pod:
             raise KernelError(f"the pod's network namespace {lease.netns!r} {opened.missing}")
@@ -323,7 +328,7 @@ def _bring(
             return None
         ops = compare(observed, desired)
         apply(opened, ops)
-    return ops
+    return ops, desired
 
 
 def _check(lease: Lease, known: _Node) -> tuple[Op, ...]:
@@ -457,6 +462,7 @@ async def _received(events: socket.socket) -> list[tuple[int, bytes]] | None:
     return [(kind, payload) for kind, _, _, payload in each_message(data)]
 
 
-def _enter(path: str) -> None:
+def _enter(path: str, homes: list[kernel.Home]) -> None:
     with netns.opened(path) as descriptor:
         netns.enter(descriptor)
+    homes.append(kernel.keep())
