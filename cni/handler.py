@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -23,7 +24,7 @@ from cni.types import CniError
 from cni.wire import Reply, Request
 from eniway import log, metrics, names
 from eniway.errors import BadAnnotation, EniwayError, InvalidRequest, KernelError, NotReady
-from eniway.model import Kind, LeaseKey, PodRef, Slot
+from eniway.model import Kind, LeaseKey, PodRef, Slot, Wish
 
 _VERBS: Final = ("ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION")
 
@@ -31,7 +32,10 @@ _log = log.get(__name__)
 
 
 class Handler:
-    """Answers requests. ``add_seconds`` is how long an ADD may wait for an address or a card."""
+    """Answers requests.
+
+    ``add_seconds``: how long an ADD may wait for an address or a card. ``default``: what pods get that say nothing.
+    """
 
     def __init__(
         self,
@@ -40,12 +44,14 @@ class Handler:
         pods: PodSlots,
         *,
         add_seconds: float,
+        default: Wish = Wish.SHARED,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._books = books
         self._network = network
         self._pods = pods
         self._add_seconds = add_seconds
+        self._default = default
         self._clock = clock
         self._locks: dict[LeaseKey, asyncio.Lock] = {}
         self._users: Counter[LeaseKey] = Counter()
@@ -119,21 +125,30 @@ class Handler:
         with log.bind(pod=pod, container=key.container_id):
             async with self.turn(key):
                 slots = await self._pods.slots_of(pod)
-                kind, slot = kind_of(slots, config.runtime_config.pod_annotations or {})
-                scope.kind = kind.value
-                return await self._attach(key, pod, kind, slot, netns, config.cni_version)
+                need = need_of(slots, config.runtime_config.pod_annotations or {}, self._default)
+                scope.kind = need.kind.value
+                return await self._attach(key, pod, need, netns, config.cni_version, scope)
 
     async def _attach(  # noqa: PLR0917 -- an ADD, decided
-        self, key: LeaseKey, pod: PodRef, kind: Kind, slot: Slot | None, netns: str, version: str
+        self, key: LeaseKey, pod: PodRef, need: Need, netns: str, version: str, scope: _Scope
     ) -> bytes:
         known = self._books.lease(key) is not None
         deadline = self._clock() + self._add_seconds
         try:
-            lease = await self._books.acquire(key, pod, kind=kind, slot=slot, netns=netns, deadline=deadline)
+            lease = await self._books.acquire(
+                key,
+                pod,
+                kind=need.kind,
+                slot=need.slot,
+                netns=netns,
+                deadline=deadline,
+                else_routed=need.else_routed,
+            )
+            scope.kind = lease.kind.value
             with log.bind(eni=lease.card.eni_id):
                 attachment = await self._network.attach(lease)
                 await self._books.confirm(key)
-                _log.info("pod attached", kind=kind.value, address=str(lease.address), link=attachment.host_link)
+                _log.info("pod attached", kind=scope.kind, address=str(lease.address), link=attachment.host_link)
         except BaseException:
             # An ADD that only repeats an earlier one takes nothing back: what it found may be in use.
             if not known:
@@ -234,16 +249,32 @@ class _Scope:
         return config
 
 
-def kind_of(slots: Sequence[Slot], annotations: Mapping[str, str]) -> tuple[Kind, Slot | None]:
-    """How a pod is connected, and by which slot if exclusively; a device decides before the annotation does."""
-    wish = annotations.get(names.ANNOTATION_NETWORK, Kind.SHARED)
-    if wish != Kind.SHARED:
-        raise BadAnnotation(f"annotation {names.ANNOTATION_NETWORK}: expected {Kind.SHARED.value!r}, got {wish!r}")
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a pod is to have."""
+
+    kind: Kind
+    slot: Slot | None = None
+    """Of an exclusive pod."""
+    else_routed: bool = False
+    """Where no shared address can be had."""
+
+
+def need_of(slots: Sequence[Slot], annotations: Mapping[str, str], default: Wish) -> Need:
+    """What a pod is to have: a device decides before the annotation does, the annotation before the default."""
+    said = annotations.get(names.ANNOTATION_NETWORK)
+    if said not in {None, Wish.SHARED, Wish.ROUTED}:
+        raise BadAnnotation(f"annotation {names.ANNOTATION_NETWORK}: expected 'shared' or 'routed', got {said!r}")
     if len(slots) > 1:
         raise BadAnnotation(
             f"{names.RESOURCE_ENI}: expected at most 1 in the limits of all containers, got {len(slots)}"
         )
-    return (Kind.EXCLUSIVE, slots[0]) if slots else (Kind.SHARED, None)
+    if slots:
+        return Need(Kind.EXCLUSIVE, slots[0])
+    wish = default if said is None else Wish(said)
+    if wish is Wish.ROUTED:
+        return Need(Kind.ROUTED)
+    return Need(Kind.SHARED, else_routed=wish is Wish.SHARED_ELSE_ROUTED)
 
 
 def _key(config: types.NetConf, request: Request) -> LeaseKey:

@@ -12,9 +12,20 @@ class Books(Protocol):
     """The books' part: leases."""
 
     async def acquire(
-        self, key: LeaseKey, pod: PodRef, *, kind: Kind, slot: Slot | None, netns: str, deadline: float
+        self,
+        key: LeaseKey,
+        pod: PodRef,
+        *,
+        kind: Kind,
+        slot: Slot | None,
+        netns: str,
+        deadline: float,
+        else_routed: bool,
     ) -> Lease:
-        """The lease of ``key``, the same for the same key; waits for what it needs until ``deadline`` (monotonic)."""
+        """The lease of ``key``, the same for the same key; waits for what it needs until ``deadline`` (monotonic).
+
+        ``else_routed``: routed instead of shared where no shared address can be had.
+        """
 
     async def confirm(self, key: LeaseKey) -> None:
         """The kernel is done."""

@@ -74,7 +74,7 @@ def result_of(lease: Lease, attachment: Attachment) -> Result:
 
 def addresses_of(lease: Lease) -> list[Address]:
     """What the pod's eth0 carries; links are numbered as in ``result_of``."""
-    if lease.kind is Kind.SHARED:
+    if lease.kind is not Kind.EXCLUSIVE:
         return [Address(address=f"{lease.address}/32", gateway=names.GATEWAY, interface=1)]
     address = f"{lease.address}/{lease.card.prefix.prefixlen}"
     return [Address(address=address, gateway=str(lease.card.gateway), interface=1)]

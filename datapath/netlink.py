@@ -128,6 +128,10 @@ class Netlink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the socket."""
         self._socket.close()
 
     def call(self, *messages: Message) -> list[bytes]:

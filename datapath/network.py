@@ -1,7 +1,8 @@
 """The kernel as the doors and the books see it: leases go in, links come out. Plan, diff and apply meet here.
 
 The work is synchronous netlink, in a few threads of its own, so it never waits behind a cloud call nor holds the event
-loop. Callers see to it that one lease or card is worked on by one call at a time.
+loop. Making a pod's veth waits for nothing and is done by one thread: several would only hand the interpreter's lock to
+one another, at twice the time for a burst. Callers see to it that one lease or card is worked on by one call at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from datapath.apply import apply
 from datapath.diff import Op, diff, mend
 from datapath.kernel import Kernel
 from datapath.netlink import each_message
-from datapath.plan import exclusive, node, shared
+from datapath.plan import exclusive, node, routed, shared
 from datapath.rtnetlink import Link
 from datapath.state import NOTHING, Eni, Member, Netns, NetState, Sysctl, Veth
 from eniway import names
@@ -31,8 +32,8 @@ from eniway.metrics import DATAPATH_SECONDS
 from eniway.model import Card, Kind, Lease, LeaseKey, Mac
 
 _T = TypeVar("_T")
-_THREADS: Final = 4
-"""Most operations at once: removing a link takes the kernel some 10 ms, and an ADD must not wait for many of them."""
+_SLOW_THREADS: Final = 4
+"""Most operations at once that wait in the kernel: removing a link or moving a card takes it some 10 ms (RCU)."""
 
 _HOMECOMING_SECONDS: Final = 5.0
 """How long a card may take to come home from a namespace that is gone; a busy kernel takes some 100 ms."""
@@ -71,7 +72,9 @@ class Network:
     """
 
     def __init__(self, *, path: str = netns.CURRENT) -> None:
-        self._threads = ThreadPoolExecutor(_THREADS, "datapath", _enter, (path,))
+        self._homes: list[kernel.Home] = []
+        self._quick = ThreadPoolExecutor(1, "datapath", _enter, (path, self._homes))
+        self._slow = ThreadPoolExecutor(_SLOW_THREADS, "datapath-slow", _enter, (path, self._homes))
         self._node: _Node | None = None
         self._cards: set[Mac] = set()
         """Those on the node that a change is news of."""
@@ -83,7 +86,10 @@ class Network:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._threads.shutdown()
+        self._quick.shutdown()
+        self._slow.shutdown()
+        for home in self._homes:
+            home.close()
         if self._news is not None:
             self._news.close()
 
@@ -95,7 +101,7 @@ class Network:
         """
         if self._news is None:
             self._news = await self._run(None, lambda: _events(rtnetlink.RTMGRP_LINK | rtnetlink.RTMGRP_IPV4_RULE))
-        mtu, changed = await self._run("start", lambda: _start(primary))
+        mtu, changed = await self._run("start", lambda: _start(primary), slow=True)
         self._node = _Node(service_cidr, mtu)
         self._cards.add(primary.mac)
         return changed
@@ -137,7 +143,11 @@ class Network:
         """Undo ``prepare_card``. Succeeds when there is nothing left to undo, the card included."""
         mtu = self._started.mtu
         self._cards.discard(card.mac)
-        await self._run("retire_card", lambda: _retire_card(card, mtu))
+        await self._run("retire_card", lambda: _retire_card(card, mtu), slow=True)
+
+    async def claim_ranges(self, cidrs: Collection[IPv4Network]) -> None:
+        """Addresses of ``cidrs``, the node's podCIDR, end here: one that no pod has is unreachable. Idempotent."""
+        await self._run("claim_ranges", lambda: _claim_ranges(cidrs))
 
     async def park_card(self, card: Card) -> bool:
         """Make sure that a card that waits for a pod is clean: down, nothing on it; whether there was anything to do.
@@ -154,22 +164,25 @@ class Network:
         NotReady: the lease's card is not on this node.
         """
         known = self._started
-        ops = await self._run("attach", lambda: _bring(lease, known, diff))
-        if ops is None:
+        slow = lease.kind is Kind.EXCLUSIVE
+        brought = await self._run("attach", lambda: _bring(lease, known, diff), slow=slow)
+        if brought is None:
             # Its last pod's namespace may have gone with the card in it: the kernel brings it home, a little later.
             deadline = asyncio.get_running_loop().time() + _HOMECOMING_SECONDS
             await self._until(lambda link: observe.may_be(link, lease.card), deadline)
-            ops = await self._run("attach", lambda: _bring(lease, known, diff))
-        if ops is None:
+            brought = await self._run("attach", lambda: _bring(lease, known, diff), slow=slow)
+        if brought is None:
             raise _not_here(lease.card)
-        return _attachment(_plan(lease, known))
+        _, desired = brought
+        return _attachment(desired)
 
     async def repair(self, lease: Lease) -> tuple[Op, ...]:
         """Do what ``check`` says, and return it. NotReady: the lease's card is not on this node."""
         known = self._started
-        ops = await self._run("repair", lambda: _bring(lease, known, mend))
-        if ops is None:
+        brought = await self._run("repair", lambda: _bring(lease, known, mend), slow=lease.kind is Kind.EXCLUSIVE)
+        if brought is None:
             raise _not_here(lease.card)
+        ops, _ = brought
         return ops
 
     async def check(self, lease: Lease) -> tuple[Op, ...]:
@@ -184,15 +197,19 @@ class Network:
         later.
         """
         mtu = self._started.mtu
-        await self._run("detach", lambda: _detach(lease, mtu))
+        await self._run("detach", lambda: _detach(lease, mtu), slow=True)
 
     async def observe_leases(self) -> Mapping[LeaseKey, str]:
         """Leases that have a link on the node, with its name: read from the links' ifalias."""
         return await self._run(None, _observe_leases)
 
+    async def observe_addresses(self) -> frozenset[IPv4Address]:
+        """Addresses that the node routes to its pods, whoever knows of them."""
+        return await self._run(None, _observe_addresses)
+
     async def remove_orphan(self, key: LeaseKey) -> None:
         """Remove what the node's side holds of a lease that nobody knows."""
-        await self._run("remove_orphan", lambda: _remove_orphan(key))
+        await self._run("remove_orphan", lambda: _remove_orphan(key), slow=True)
 
     async def prune(self, leases: Callable[[], Collection[Lease]]) -> int:
         """Remove members of our sets that belong to no lease; how many.
@@ -231,10 +248,13 @@ class Network:
                         pass
         return None
 
-    async def _run(self, operation: str | None, work: Callable[[], _T]) -> _T:
-        """``work`` in a thread. A cancelled caller waits for it: when it returns, nobody is at it any more."""
+    async def _run(self, operation: str | None, work: Callable[[], _T], *, slow: bool = False) -> _T:
+        """``work`` in a thread; ``slow``: it waits in the kernel.
+
+        A cancelled caller waits for it: when it returns, nobody is at it any more.
+        """
         started = time.perf_counter()
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        future = asyncio.get_running_loop().run_in_executor(self._slow if slow else self._quick, work)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -281,6 +301,11 @@ def _retire_card(card: Card, mtu: int) -> None:
         apply(opened, diff(observed, _home(observed, card, mtu)))
 
 
+def _claim_ranges(cidrs: Collection[IPv4Network]) -> None:
+    with kernel.opened() as opened:
+        apply(opened, diff(observe.ranges(opened), routed.ranges(cidrs)))
+
+
 def _park_card(card: Card, mtu: int) -> bool:
     with kernel.opened() as opened:
         observed = observe.shared_card(opened, card)
@@ -293,8 +318,8 @@ def _park_card(card: Card, mtu: int) -> bool:
 
 def _bring(
     lease: Lease, known: _Node, compare: Callable[[NetState, NetState], tuple[Op, ...]]
-) -> tuple[Op, ...] | None:
-    """Carry out what ``compare`` finds. None: the card is neither in the pod nor on the node."""
+) -> tuple[tuple[Op, ...], NetState] | None:
+    """Carry out what ``compare`` finds; that, and what was planned. None: the card is neither in the pod nor here."""
     with kernel.opened(lease.netns) as opened:
         if not opened.has_pod:
             raise KernelError(f"the pod's network namespace {lease.netns!r} {opened.missing}")
@@ -303,7 +328,7 @@ def _bring(
             return None
         ops = compare(observed, desired)
         apply(opened, ops)
-    return ops
+    return ops, desired
 
 
 def _check(lease: Lease, known: _Node) -> tuple[Op, ...]:
@@ -321,6 +346,11 @@ def _detach(lease: Lease, mtu: int) -> None:
 def _observe_leases() -> Mapping[LeaseKey, str]:
     with kernel.opened() as opened:
         return observe.leases(opened)
+
+
+def _observe_addresses() -> frozenset[IPv4Address]:
+    with kernel.opened() as opened:
+        return observe.addresses(opened)
 
 
 def _remove_orphan(key: LeaseKey) -> None:
@@ -342,9 +372,13 @@ def _apply(ops: Collection[Op]) -> None:
 
 
 def _plan(lease: Lease, known: _Node) -> NetState:
-    if lease.kind is Kind.SHARED:
-        return shared.shared(lease, mtu=known.mtu)
-    return exclusive.exclusive(lease, mtu=known.mtu, service_cidr=known.service_cidr)
+    match lease.kind:
+        case Kind.SHARED:
+            return shared.shared(lease, mtu=known.mtu)
+        case Kind.ROUTED:
+            return routed.routed(lease, mtu=known.mtu)
+        case Kind.EXCLUSIVE:
+            return exclusive.exclusive(lease, mtu=known.mtu, service_cidr=known.service_cidr)
 
 
 def _observe(opened: Kernel, lease: Lease) -> NetState:
@@ -428,6 +462,7 @@ async def _received(events: socket.socket) -> list[tuple[int, bytes]] | None:
     return [(kind, payload) for kind, _, _, payload in each_message(data)]
 
 
-def _enter(path: str) -> None:
+def _enter(path: str, homes: list[kernel.Home]) -> None:
     with netns.opened(path) as descriptor:
         netns.enter(descriptor)
+    homes.append(kernel.keep())

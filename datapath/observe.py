@@ -54,7 +54,8 @@ def lease(kernel: Kernel, key: LeaseKey, *, peer: str, card: Card | None, addres
             items.add(_eni(card, link, where))
             devices[where][link.index] = link.name
     if devices[Netns.NODE]:
-        items |= _routes(kernel, Netns.NODE, names.TABLE_PODS, devices[Netns.NODE])
+        found = _routes(kernel, Netns.NODE, names.TABLE_PODS, devices[Netns.NODE])
+        items |= {route for route in found if route.dev is not None}
     if devices[Netns.POD]:
         items |= _on_links(kernel, Netns.POD, devices[Netns.POD])
         items |= _routes(kernel, Netns.POD, TABLE_MAIN, devices[Netns.POD])
@@ -125,6 +126,18 @@ def leases(kernel: Kernel) -> Mapping[LeaseKey, str]:
     """Node's end of each lease's veth, by the key in its ifalias."""
     found = ((LeaseKey.from_alias(link.alias), link) for link in _links(kernel, Netns.NODE))
     return {key: link.name for key, link in found if key is not None and link.name == names.host_link(key)}
+
+
+def ranges(kernel: Kernel) -> NetState:
+    """What ends here whether a pod has it or not."""
+    return frozenset(_routes(kernel, Netns.NODE, names.TABLE_PODS, {}))
+
+
+def addresses(kernel: Kernel) -> frozenset[IPv4Address]:
+    """Addresses that are routed to pods."""
+    links = {link.index: link.name for link in _links(kernel, Netns.NODE)}
+    found = _routes(kernel, Netns.NODE, names.TABLE_PODS, links)
+    return frozenset(route.destination.network_address for route in found if route.dev is not None)
 
 
 def orphan(kernel: Kernel, key: LeaseKey) -> NetState:
@@ -208,7 +221,7 @@ def _on_links(kernel: Kernel, where: Netns, devices: Mapping[int, str]) -> set[I
     return items
 
 
-def _routes(kernel: Kernel, where: Netns, table: int, devices: Mapping[int, str]) -> set[Item]:
+def _routes(kernel: Kernel, where: Netns, table: int, devices: Mapping[int, str]) -> set[Route]:
     try:
         payloads = kernel.routes[where].dump(rtnetlink.get_routes(table))
     except NetlinkError as error:

@@ -7,10 +7,12 @@ served, and wakes the pool at once.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
 from random import Random
-from typing import Any
+from typing import Any, Final
 
 from eniallocator import publish
 from eniallocator.careers import Kernel
@@ -18,21 +20,26 @@ from eniallocator.clock import Clock
 from eniallocator.cloud.api import CloudApi
 from eniallocator.conditions import Conditions
 from eniallocator.devices import Device, devices
+from eniallocator.grants import Grants, Turn
 from eniallocator.inventory import Inventory
 from eniallocator.ledger import Ledger
 from eniallocator.lifecycle import State
 from eniallocator.opening import Opening
 from eniallocator.plan import CardView, Demand, Limits
 from eniallocator.pool import Pool
-from eniallocator.records import AddressRecord, Drop, EniRecord, LeaseRecord, Put, Use
+from eniallocator.records import AddressRecord, Change, Drop, EniRecord, LeaseRecord, Put, RoutedAddress, Use
+from eniallocator.routed import Routed
 from eniallocator.store import Store
 from eniallocator.waiting import Outlook, Ticket, overdue
 from eniway import log, metrics
 from eniway.config import NodeConfig
 from eniway.errors import ConflictError, DeadlineExceeded, InvalidRequest, InvariantBroken, NotReady
-from eniway.model import Capacity, Card, Kind, Lease, LeaseKey, PodRef, Slot, VSwitchId
+from eniway.model import Capacity, Card, Kind, Lease, LeaseKey, PodRef, Slot, VSwitchId, Wish
 
 _log = log.get(__name__)
+
+GATHER_SECONDS: Final = 0.1
+"""Changes of the status are told together."""
 
 
 class _Signal:
@@ -55,7 +62,8 @@ class _Signal:
 class Books:
     """Open with ``eniallocator.opening.open_ledger`` first; then everything but ``run`` answers without the cloud.
 
-    Deadlines are monotonic times of ``clock``.
+    Deadlines are monotonic times of ``clock``. ``fell_back`` is told of each pod that got a routed address because
+    there was no shared one, and why.
     """
 
     def __init__(
@@ -68,6 +76,7 @@ class Books:
         clock: Clock,
         random: Random,
         new_id: Callable[[], str],
+        fell_back: Callable[[PodRef, str], None],
     ) -> None:
         self._config = config
         self._identity = opening.identity
@@ -85,6 +94,18 @@ class Books:
         self._wanted: set[Slot] = set()
         self._store = Store(self._inventory, self._ledger, changed=self._changed)
         self._vswitches = opening.vswitches
+        self._fell_back = fell_back
+        self._routed = Routed(
+            eni_id=opening.identity.primary_eni,
+            cidr=opening.pod_cidr,
+            forwards=opening.forwards,
+            expected=config.default_wish is not Wish.SHARED,
+            store=self._store,
+            cloud=cloud,
+            clock=clock,
+            random=random,
+            changed=self._changed,
+        )
         self._pool = Pool(
             identity=opening.identity,
             config=config,
@@ -99,6 +120,13 @@ class Books:
             new_id=new_id,
             demand=self._demand,
             changed=self._changed,
+            primary_seen=self._routed.seen,
+        )
+        self._grants = Grants(
+            self._inventory,
+            self._routed,
+            clock=clock,
+            shortage=lambda: self._outlook().shortage,
         )
         self._serving = False
         self._devices_signal = _Signal()
@@ -110,30 +138,38 @@ class Books:
     # -- leases
 
     async def acquire(
-        self, key: LeaseKey, pod: PodRef, *, kind: Kind, slot: Slot | None, netns: str, deadline: float
+        self,
+        key: LeaseKey,
+        pod: PodRef,
+        *,
+        kind: Kind,
+        slot: Slot | None,
+        netns: str,
+        deadline: float,
+        else_routed: bool = False,
     ) -> Lease:
         """A lease for ``key``, durable; the same one when asked again.
 
-        Waits for an address or card. Raises at ``deadline``: VSwitchExhausted or SlotsExhausted where there is none to
-        be had, DeadlineExceeded where there may be one later; NotReady when the ledger cannot be written; ConflictError
-        when the key belongs to another pod.
+        Waits for an address or card. ``else_routed``: a shared pod takes a routed address where no shared one can be
+        had. Raises at ``deadline``: a CapacityError where there is none to be had, DeadlineExceeded where there may be
+        one later; NotReady when the ledger cannot be written; ConflictError when the key belongs to another pod.
         """
         started = self._clock.monotonic()
         if (held := self._inventory.leases.get(key)) is not None:
-            return await self._again(held, pod, kind)
+            return await self._again(held, pod, {kind, Kind.ROUTED} if else_routed else {kind})
         if any(ticket.key == key for ticket in self._queue):
             raise NotReady(f"an ADD for {key.alias} is waiting already")
         self._check_slot(kind, slot)
         if kind is Kind.EXCLUSIVE and slot is not None:
             await self._send_home(slot, pod, deadline)
-        ticket = Ticket(key, pod, kind, slot, netns, asyncio.get_running_loop().create_future())
+        routed_at = started + self._config.shared_patience_seconds if else_routed else None
+        ticket = Ticket(key, pod, kind, slot, netns, routed_at, asyncio.get_running_loop().create_future())
         self._queue.append(ticket)
         self._changed()
         try:
-            async with self._clock.timeout_at(deadline):
-                await asyncio.wait([ticket.granted])
-        except TimeoutError:
-            pass
+            if routed_at is not None and routed_at < deadline and not await self._granted(ticket, routed_at):
+                self._changed()
+            await self._granted(ticket, deadline)
         finally:
             if ticket in self._queue:
                 self._queue.remove(ticket)
@@ -143,13 +179,16 @@ class Books:
         record, durable = ticket.granted.result()
         lease = self._inventory.lease_of(record)
         await durable
-        metrics.LEASE_WAIT_SECONDS.labels(kind.value).observe(self._clock.monotonic() - started)
+        metrics.LEASE_WAIT_SECONDS.labels(lease.kind.value).observe(self._clock.monotonic() - started)
+        if lease.kind is not kind:
+            metrics.ROUTED_INSTEAD.inc()
+            self._fell_back(pod, f"{lease.address} of the podCIDR, for want of a shared address: {ticket.why_routed}")
         return lease
 
     async def confirm(self, key: LeaseKey) -> None:
-        """The kernel has what the lease says."""
+        """The kernel has what the lease says. Not waited for: a sweep would find it out."""
         if (held := self._inventory.leases.get(key)) is not None and not held.confirmed:
-            await self._store.settle(Put(replace(held, confirmed=True)))
+            self._store.record(Put(replace(held, confirmed=True)))
 
     def is_confirmed(self, key: LeaseKey) -> bool:
         """Whether the kernel was done once."""
@@ -167,15 +206,9 @@ class Books:
                 ticket.granted.set_exception(NotReady(f"{key.alias} was released while its ADD was waiting"))
         if (held := self._inventory.leases.get(key)) is None:
             return
-        ending = [address for address in held.addresses if held.kind is not Kind.EXCLUSIVE or address != held.address]
-        known = [self._inventory.addresses[address] for address in ending]
-        gone = [record for record in known if record.orphan]
-        cooling = [record for record in known if not record.orphan]
-        self._inventory.cool([record.address for record in cooling], self._clock.monotonic())
-        wall = self._clock.wall()
-        await self._store.settle(
-            Drop(held), *map(Drop, gone), *(Put(replace(record, released=wall)) for record in cooling)
-        )
+        await self._store.settle(Drop(held), *self._rested(held))
+        if held.kind is Kind.ROUTED:
+            self._routed.released()
 
     def lease(self, key: LeaseKey) -> Lease | None:
         """The lease of that key; None too as long as its card is not known in full."""
@@ -227,6 +260,24 @@ class Books:
             self._inventory.cool([record.address for record in freed], self._clock.monotonic())
             await self._store.settle(*map(Put, freed))
 
+    # -- routed pods
+
+    @property
+    def pod_cidr(self) -> IPv4Network | None:
+        """The Node's podCIDR, as far as it is known."""
+        return self._routed.cidr
+
+    async def learn_pod_cidr(self, cidr: IPv4Network | None) -> None:
+        """What the Node says; None: it has none. Another than before is not used while a lease of that one lives."""
+        await self._routed.learn(cidr)
+
+    def account(self, addresses: Collection[IPv4Address]) -> None:
+        """The kernel routes ``addresses`` to pods: those that no lease knows of are not handed out."""
+        unknown = frozenset(address for address in addresses if not self._inventory.is_leased(address))
+        if unknown != self._inventory.pods.unaccounted:
+            self._inventory.pods.unaccounted = unknown
+            self._changed()
+
     # -- slots
 
     def want_slot(self, slot: Slot) -> None:
@@ -253,7 +304,7 @@ class Books:
     # -- what others get to know
 
     def capacity(self) -> Mapping[str, Capacity]:
-        """Of ``slots`` and ``addresses``, in the four words."""
+        """Of ``slots``, ``addresses`` and ``routed``, in the four words."""
         return self._capacity(self._views())
 
     def status(self) -> dict[str, Any]:
@@ -269,21 +320,25 @@ class Books:
             capacity=capacity,
             conditions=self._conditions.judge(
                 started=self._pool.started,
-                addresses=publish.free(capacity["addresses"]),
-                shortage=outlook.shortage,
+                addresses=publish.free_by_default(capacity, self._config.default_wish),
+                shortage=publish.shortage(outlook.shortage, outlook.routed, self._config.default_wish),
                 obstacle=outlook.obstacle,
+                routed=self._routed.standing(),
                 trouble=self._cloud.trouble,
                 wall=self._clock.wall(),
             ),
         )
 
     async def status_changed(self) -> None:
-        """Return when ``status()`` may have changed."""
+        """Return when ``status()`` may have changed: a moment after, since a burst of pods is many changes."""
         await self._status_signal.wait()
+        await self._clock.sleep(GATHER_SECONDS)
 
     async def run(self) -> None:
         """Keep cards and addresses ahead of demand, for ever."""
-        await self._pool.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._routed.run())
+            group.create_task(self._pool.run())
 
     async def close(self) -> None:
         """Write what is to be written and let go of the ledger."""
@@ -291,11 +346,11 @@ class Books:
 
     # -- inside
 
-    async def _again(self, held: LeaseRecord, pod: PodRef, kind: Kind) -> Lease:
-        if held.pod.uid != pod.uid or held.kind is not kind:
+    async def _again(self, held: LeaseRecord, pod: PodRef, kinds: Collection[Kind]) -> Lease:
+        if held.pod.uid != pod.uid or held.kind not in kinds:
             raise ConflictError(
                 f"{held.key.alias} is a lease of {held.pod} ({held.pod.uid}, {held.kind}),"
-                f" not of {pod} ({pod.uid}, {kind})"
+                f" not of {pod} ({pod.uid}, {' or '.join(sorted(kinds))})"
             )
         lease = self._told(held)
         if lease is None:
@@ -315,7 +370,7 @@ class Books:
         return [eni for eni in self._inventory.enis.values() if eni.use is use and eni.state is State.READY]
 
     def _check_slot(self, kind: Kind, slot: Slot | None) -> None:
-        if kind is Kind.SHARED:
+        if kind is not Kind.EXCLUSIVE:
             return
         if slot is None:
             raise InvalidRequest("an exclusive pod needs the slot that kubelet allocated, and there is none")
@@ -370,52 +425,51 @@ class Books:
         return eni is not None and eni.state is State.READY
 
     def _serve(self) -> None:
-        """Give to those in line, in order. Two kinds of tickets do not stand in each other's way."""
-        shared_are_out = False
-        limits = self._pool.limits() if self._queue else None
-        shared_slots = None if limits is None else limits.shared_slots
+        """Give to those in line, in order. Tickets of two kinds do not stand in each other's way."""
+        if not self._queue:
+            return
+        limits = self._pool.limits()
+        # After the first shared pod that gets nothing no other gets anything, so what may come is counted once.
+        turn = Turn(
+            now=self._clock.monotonic(),
+            shared_slots=None if limits is None else limits.shared_slots,
+            coming=functools.cache(self._coming),
+        )
+        ahead = 0
         for ticket in tuple(self._queue):
-            if ticket.granted.done() or (ticket.kind is Kind.SHARED and shared_are_out):
+            if ticket.granted.done():
                 continue
-            record = self._grant(ticket, shared_slots)
+            record = self._grants.grant(ticket, turn, ahead=ahead)
             if record is None:
-                shared_are_out = shared_are_out or ticket.kind is Kind.SHARED
+                ahead += ticket.kind is Kind.SHARED
                 continue
             self._queue.remove(ticket)
-            ticket.granted.set_result((record, self._store.intend(Put(record))))
+            taken = (Put(RoutedAddress(record.address)),) if record.kind is Kind.ROUTED else ()
+            ticket.granted.set_result((record, self._store.intend(*taken, Put(record))))
 
-    def _grant(self, ticket: Ticket, shared_slots: Collection[Slot] | None) -> LeaseRecord | None:
-        now = self._clock.monotonic()
-        service = None
-        if ticket.kind is Kind.SHARED:
-            picked = self._inventory.pick_shared(now, shared_slots)
-        else:
-            assert ticket.slot is not None
-            eni = self._inventory.in_slot(ticket.slot)
-            service = self._inventory.pick_service(now)
-            usable = (
-                eni is not None
-                and eni.use is Use.EXCLUSIVE
-                and eni.state is State.READY
-                and eni.address is not None
-                and service is not None
-                and self._inventory.holder_of_card(eni.token) is None
-            )
-            picked = (eni, eni.address) if usable and eni is not None and eni.address is not None else None
-        if picked is None:
-            return None
-        card, address = picked
-        return LeaseRecord(
-            key=ticket.key,
-            pod=ticket.pod,
-            kind=ticket.kind,
-            netns=ticket.netns,
-            token=card.token,
-            address=address,
-            service_address=service,
-            confirmed=False,
-            since=self._clock.wall(),
-        )
+    async def _granted(self, ticket: Ticket, deadline: float) -> bool:
+        """Whether ``ticket`` got something, at the latest at ``deadline``."""
+        try:
+            async with self._clock.timeout_at(deadline):
+                await asyncio.wait([ticket.granted])
+        except TimeoutError:
+            pass
+        return ticket.granted.done()
+
+    def _rested(self, held: LeaseRecord) -> list[Change]:
+        """Let the addresses of an ended lease cool down; an exclusive card's own needs none, nor one that is gone."""
+        now, wall = self._clock.monotonic(), self._clock.wall()
+        if held.kind is Kind.ROUTED:
+            self._inventory.cool([held.address], now)
+            return [Put(RoutedAddress(held.address, wall))]
+        ending = [address for address in held.addresses if held.kind is not Kind.EXCLUSIVE or address != held.address]
+        known = [self._inventory.addresses[address] for address in ending]
+        self._inventory.cool([record.address for record in known if not record.orphan], now)
+        return [Drop(record) if record.orphan else Put(replace(record, released=wall)) for record in known]
+
+    def _coming(self) -> int | None:
+        """Shared addresses that are free or can be had; None before the cloud has been seen."""
+        return publish.free(self._addresses(self._views())) if self._pool.started else None
 
     def _demand(self) -> Demand:
         waiting = [ticket for ticket in self._queue if not ticket.granted.done()]
@@ -428,6 +482,7 @@ class Books:
     def _outlook(self) -> Outlook:
         limits = self._pool.limits()
         trouble = self._cloud.trouble
+        capacity = self.capacity()
         unread = "" if self._vswitches.all_known() else "the vSwitches"
         if limits is None:
             unread = f"the limits of {self._identity.instance_type}"
@@ -436,9 +491,11 @@ class Books:
             blocked=self._pool.blocked if limits is not None and limits.vswitch is None else "",
             vswitches=self._no_vswitch(),
             starved=", ".join(sorted(self._starved(limits))),
-            addresses=self.capacity()["addresses"],
+            addresses=capacity["addresses"],
             shared_slots=0 if limits is None else len(limits.shared_slots),
             instance_type=self._identity.instance_type,
+            routed=self._routed.shortage(),
+            routed_full=bool(self._routed.standing().possible and not capacity["routed"].cooling),
             trouble="" if trouble is None else trouble.message,
         )
 
@@ -457,12 +514,15 @@ class Books:
         return ""
 
     def _capacity(self, views: tuple[CardView, ...]) -> dict[str, Capacity]:
-        limits = self._pool.limits()
-        stock = self._vswitches.stock(self._clock.monotonic())
         return {
-            "slots": publish.slot_capacity(views, limits),
-            "addresses": publish.address_capacity(views, limits, stock=stock),
+            "slots": publish.slot_capacity(views, self._pool.limits()),
+            "addresses": self._addresses(views),
+            "routed": self._routed.capacity(self._clock.monotonic()),
         }
+
+    def _addresses(self, views: tuple[CardView, ...]) -> Capacity:
+        stock = self._vswitches.stock(self._clock.monotonic())
+        return publish.address_capacity(views, self._pool.limits(), stock=stock)
 
     def _views(self) -> tuple[CardView, ...]:
         return self._inventory.views(self._clock.monotonic())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from eniallocator.cloud.api import Trouble
+from eniallocator.routed import Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +27,21 @@ class Conditions:
         self._known: dict[str, Condition] = {}
 
     def judge(
-        self, *, started: bool, addresses: int, shortage: str, obstacle: str, trouble: Trouble | None, wall: float
+        self,
+        *,
+        started: bool,
+        addresses: int,
+        shortage: str,
+        obstacle: str,
+        routed: Standing,
+        trouble: Trouble | None,
+        wall: float,
     ) -> list[Condition]:
         """All of them now.
 
         ``started``: limits, vSwitches and cards of the cloud have been seen; ``addresses``: how many more pods can
-        have, ``shortage``: why there are no more; ``obstacle``: why no card can be made, "" where one could.
+        have that ask for nothing, ``shortage``: why there are no more; ``obstacle``: why no card can be made, "" where
+        one could.
         """
         if started:
             self._set("Ready", True, "Serving", "", wall)
@@ -43,6 +53,7 @@ class Conditions:
             self._set("SufficientIP", False, "NoneLeft", f"no more pod can have an address: {shortage}", wall)
         else:
             self._set("SufficientIP", None, "Starting", "not known yet", wall)
+        self._set("RoutedPods", routed.possible, routed.reason, routed.message, wall)
         if obstacle:
             self._set("CanGrow", False, "Refused", f"no card can be made: {obstacle}", wall)
         elif started:

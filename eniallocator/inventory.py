@@ -14,9 +14,21 @@ from typing import Final
 from eniallocator.ledger import Contents
 from eniallocator.lifecycle import COMING, State
 from eniallocator.plan import CardView
-from eniallocator.records import AddressRecord, AssignRecord, Change, Drop, EniRecord, LeaseRecord, Put, Record, Use
+from eniallocator.podrange import PodRange
+from eniallocator.records import (
+    AddressRecord,
+    AssignRecord,
+    Change,
+    Drop,
+    EniRecord,
+    LeaseRecord,
+    Put,
+    Record,
+    RoutedAddress,
+    Use,
+)
 from eniway.errors import InvariantBroken
-from eniway.model import Lease, LeaseKey, Slot
+from eniway.model import Kind, Lease, LeaseKey, Slot
 
 LATE_SECONDS: Final = 90.0
 """How long a card that has been created is waited for: an attach, with the minute for which a throttled call rests.
@@ -36,6 +48,8 @@ class Inventory:
         self.addresses: dict[IPv4Address, AddressRecord] = {}
         self.leases: dict[LeaseKey, LeaseRecord] = {}
         self.assigns: dict[str, AssignRecord] = {}
+        self.pods = PodRange(contents.routed)
+        """Addresses for routed pods."""
         self.kernel_knows: set[str] = set()
         """Tokens of shared cards whose kernel state stands since this process began."""
         self.foreign_cards = 0
@@ -50,12 +64,14 @@ class Inventory:
         records: tuple[Record, ...] = (*contents.enis, *contents.addresses, *contents.leases, *contents.assigns)
         for record in records:
             self.apply(Put(record))
-        for address in contents.addresses:
-            if address.released is not None:
+        released = {record.address: record.released for record in contents.addresses}
+        released |= {record.address: record.released for record in contents.routed}
+        for address, at in released.items():
+            if at is not None:
                 # A clock set back must not cool for longer than the whole cooldown.
-                left = min(cooldown, address.released + cooldown - wall)
+                left = min(cooldown, at + cooldown - wall)
                 if left > 0:
-                    self._cool_at[address.address] = now + left
+                    self._cool_at[address] = now + left
 
     # -- changes
 
@@ -83,6 +99,8 @@ class Inventory:
                 return self.enis.get(record.token)
             case AddressRecord():
                 return self.addresses.get(record.address)
+            case RoutedAddress():
+                return self.pods.known.get(record.address)
             case LeaseRecord():
                 return self.leases.get(record.key)
             case AssignRecord():
@@ -95,6 +113,8 @@ class Inventory:
             case AddressRecord():
                 self.addresses[record.address] = record
                 self._of_card[record.token].add(record.address)
+            case RoutedAddress():
+                self.pods.take(record)
             case LeaseRecord():
                 taken = [address for address in record.addresses if address in self._holder]
                 if taken:
@@ -114,6 +134,8 @@ class Inventory:
             case AddressRecord():
                 del self.addresses[record.address]
                 self._of_card[record.token].discard(record.address)
+            case RoutedAddress():
+                self.pods.forget(record)
             case LeaseRecord():
                 del self.leases[record.key]
                 for address in record.addresses:
@@ -123,7 +145,9 @@ class Inventory:
                 del self.assigns[record.token]
 
     def _cards_of(self, record: LeaseRecord) -> list[str]:
-        """Tokens of the cards that a lease needs, whoever has its addresses by now."""
+        """Tokens of the cards that a lease needs addresses of, whoever has these by now."""
+        if record.kind is Kind.ROUTED:
+            return []
         return [record.token] if record.service_address is None else [record.token, self.primary().token]
 
     # -- what there is
@@ -207,6 +231,10 @@ class Inventory:
                 return eni, free[0]
         return None
 
+    def pick_routed(self, now: float) -> IPv4Address | None:
+        """An address of the podCIDR."""
+        return self.pods.pick(lambda address: address in self._holder or self._cool_at.get(address, 0.0) > now)
+
     def pick_service(self, now: float) -> IPv4Address | None:
         """A free secondary address of the primary card."""
         free = self.free_of(self.primary().token, now)
@@ -220,8 +248,28 @@ class Inventory:
     def next_cooled(self, now: float) -> float | None:
         """When the next address has cooled down."""
         return min(
-            (at for address, at in self._cool_at.items() if at > now and address in self.addresses), default=None
+            (
+                at
+                for address, at in self._cool_at.items()
+                if at > now and (address in self.addresses or address in self.pods.known)
+            ),
+            default=None,
         )
+
+    def cooled_by(self, when: float, now: float) -> int:
+        """How many addresses for shared pods are cooling and will be free by ``when``."""
+        return sum(
+            now < at <= when and address in self.addresses and self._serves_shared(self.addresses[address])
+            for address, at in self._cool_at.items()
+        )
+
+    def cooling_routed(self, now: float) -> int:
+        """How many addresses of routed pods are cooling."""
+        return sum(address not in self._holder and self._cool_at.get(address, 0.0) > now for address in self.pods.known)
+
+    def _serves_shared(self, address: AddressRecord) -> bool:
+        eni = self.enis[address.token]
+        return eni.use is Use.SHARED and eni.state is State.READY and not (address.orphan or address.leaving)
 
     # -- for planning
 

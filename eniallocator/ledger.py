@@ -2,7 +2,7 @@
 
 The schema holds the invariants: an ENI or address has at most one lease, a slot at most one card, and nothing that a
 lease refers to can be dropped. It changes by addition only, with defaults, so that the previous release can read what
-this one writes.
+this one writes: leases of routed pods came later and have a table of their own.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from typing import IO, Final, TypeVar
 import msgspec
 
 from eniallocator import rows
-from eniallocator.records import AddressRecord, AssignRecord, Change, EniRecord, LeaseRecord, Put
+from eniallocator.records import AddressRecord, AssignRecord, Change, EniRecord, LeaseRecord, Put, RoutedAddress
 from eniway import log
 from eniway.errors import InvariantBroken, NotReady
 
 _log = log.get(__name__)
 
-VERSION: Final = 1
+VERSION: Final = 2
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS meta (
     key   TEXT PRIMARY KEY,
@@ -80,6 +80,26 @@ CREATE TABLE IF NOT EXISTS assigns (
     count INTEGER NOT NULL,
     since REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS routed_addresses (
+    address  TEXT PRIMARY KEY,
+    released REAL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS routed_leases (
+    network         TEXT NOT NULL,
+    container_id    TEXT NOT NULL,
+    ifname          TEXT NOT NULL,
+    pod_namespace   TEXT NOT NULL,
+    pod_name        TEXT NOT NULL,
+    pod_uid         TEXT NOT NULL,
+    kind            TEXT NOT NULL,
+    netns           TEXT NOT NULL,
+    token           TEXT NOT NULL REFERENCES enis (token),
+    address         TEXT NOT NULL UNIQUE REFERENCES routed_addresses (address),
+    service_address TEXT CHECK (service_address IS NULL),
+    confirmed       INTEGER NOT NULL DEFAULT 0,
+    since           REAL NOT NULL,
+    PRIMARY KEY (network, container_id, ifname)
+) STRICT, WITHOUT ROWID;
 """
 
 T = TypeVar("T")
@@ -91,6 +111,7 @@ class Contents:
 
     enis: tuple[EniRecord, ...] = ()
     addresses: tuple[AddressRecord, ...] = ()
+    routed: tuple[RoutedAddress, ...] = ()
     leases: tuple[LeaseRecord, ...] = ()
     assigns: tuple[AssignRecord, ...] = ()
 
@@ -136,7 +157,11 @@ class Ledger:
         return Contents(
             enis=tuple(_read(self._database, "enis", rows.eni)),
             addresses=tuple(_read(self._database, "addresses", rows.address)),
-            leases=tuple(_read(self._database, "leases", rows.lease)),
+            routed=tuple(_read(self._database, "routed_addresses", rows.routed_address)),
+            leases=(
+                *_read(self._database, "leases", rows.lease),
+                *_read(self._database, "routed_leases", rows.lease),
+            ),
             assigns=tuple(_read(self._database, "assigns", rows.assign)),
         )
 
@@ -276,7 +301,9 @@ def _connect(path: Path) -> sqlite3.Connection:
         for table, reader in (
             ("enis", rows.eni),
             ("addresses", rows.address),
+            ("routed_addresses", rows.routed_address),
             ("leases", rows.lease),
+            ("routed_leases", rows.lease),
             ("assigns", rows.assign),
         ):
             for _ in _read(database, table, reader):

@@ -7,7 +7,8 @@ or on a disk cloned from another instance, the metadata service says who we are:
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -18,6 +19,7 @@ from eniallocator.cloud.metadata import Metadata
 from eniallocator.ledger import Contents, Ledger, Note, from_note, set_aside, to_note
 from eniallocator.lifecycle import State
 from eniallocator.records import AddressRecord, Change, Drop, EniRecord, Identity, Put, TypeLimits, Use
+from eniallocator.routed import NOTE_FORWARDS, NOTE_POD_CIDR
 from eniallocator.survey import NOTE_COMPLETE, NOTE_LIMITS, NOTE_VSWITCHES
 from eniallocator.vswitches import VSwitches
 from eniway import log
@@ -42,6 +44,10 @@ class Opening:
     identity: Identity
     limits: TypeLimits | None
     vswitches: VSwitches
+    pod_cidr: IPv4Network | None
+    """The Node's, as it was noted."""
+    forwards: bool
+    """The primary ENI carries packets of routed pods."""
     rebuilt: bool
     """Nothing is known of what was leased before: found addresses may be in use."""
 
@@ -78,6 +84,8 @@ async def open_ledger(
         identity=identity,
         limits=from_note(ledger.note(NOTE_LIMITS), TypeLimits) if same_type else None,
         vswitches=_vswitches(ledger.note(NOTE_VSWITCHES), config, identity, now=clock.monotonic()),
+        pod_cidr=from_note(ledger.note(NOTE_POD_CIDR), IPv4Network),
+        forwards=from_note(ledger.note(NOTE_FORWARDS), bool) is True,
         rebuilt=ledger.note(NOTE_COMPLETE) is None,
     )
     addresses = {address.address for address in opening.contents.addresses}
@@ -134,7 +142,8 @@ def _with_primary(contents: Contents, identity: Identity, clock: Clock) -> Conte
     if primary == known:
         return contents
     first = AddressRecord(identity.primary_address, PRIMARY_TOKEN, primary=True)
-    return Contents(
+    return replace(
+        contents,
         enis=(*(eni for eni in contents.enis if eni is not known), primary),
         addresses=(
             *(
@@ -144,8 +153,6 @@ def _with_primary(contents: Contents, identity: Identity, clock: Clock) -> Conte
             ),
             first,
         ),
-        leases=contents.leases,
-        assigns=contents.assigns,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from eniallocator.careers import Careers, Kernel
 from eniallocator.clock import Clock
-from eniallocator.cloud.api import CloudApi
+from eniallocator.cloud.api import CloudApi, Eni
 from eniallocator.cloud.errors import ApiError, LimitsDiffer, NotFound, VSwitchFull
 from eniallocator.insist import Insist
 from eniallocator.lifecycle import State
@@ -63,6 +63,7 @@ class Pool:
         new_id: Callable[[], str],
         demand: Callable[[], Demand],
         changed: Callable[[], None],
+        primary_seen: Callable[[Eni], None],
     ) -> None:
         self._config = config
         self._vswitches = vswitches
@@ -114,6 +115,7 @@ class Pool:
             pressing=lambda: demand().pressing,
             changed=changed,
             follow=self._follow_all,
+            primary_seen=primary_seen,
         )
 
     def wake(self) -> None:

@@ -13,7 +13,7 @@ from eniallocator.conditions import Condition
 from eniallocator.lifecycle import COMING, State
 from eniallocator.plan import CardView, Limits
 from eniallocator.records import EniRecord, Identity, Use
-from eniway.model import Capacity, VSwitchId
+from eniway.model import Capacity, VSwitchId, Wish
 
 
 def slot_capacity(cards: Sequence[CardView], limits: Limits | None) -> Capacity:
@@ -79,6 +79,17 @@ def address_capacity(cards: Sequence[CardView], limits: Limits | None, *, stock:
 def free(capacity: Capacity) -> int:
     """What more pods can have."""
     return max(0, capacity.in_service + capacity.growable - capacity.cooling - capacity.orphaned - capacity.used)
+
+
+def free_by_default(capacity: Mapping[str, Capacity], wish: Wish) -> int:
+    """How many more pods that ask for nothing can have an address."""
+    shared, routed = free(capacity["addresses"]), free(capacity["routed"])
+    return {Wish.SHARED: shared, Wish.ROUTED: routed, Wish.SHARED_ELSE_ROUTED: shared + routed}[wish]
+
+
+def shortage(shared: str, routed: str, wish: Wish) -> str:
+    """Why they are no more; ``shared`` and ``routed``: why there are no more addresses of each."""
+    return {Wish.SHARED: shared, Wish.ROUTED: routed, Wish.SHARED_ELSE_ROUTED: f"{shared}; {routed}"}[wish]
 
 
 def node_network(

@@ -84,6 +84,15 @@ class AddressRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class RoutedAddress:
+    """An address of the node's podCIDR that a routed pod has or had; one that never was leased has no record."""
+
+    address: IPv4Address
+    released: float | None = None
+    """When its last lease ended; it cools down from there."""
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseRecord:
     """A lease. Not confirmed: the kernel may or may not have been touched."""
 
@@ -142,7 +151,7 @@ class TypeLimits:
     addresses_per_eni: int
 
 
-Record = EniRecord | AddressRecord | LeaseRecord | AssignRecord
+Record = EniRecord | AddressRecord | RoutedAddress | LeaseRecord | AssignRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from eniallocator.lifecycle import State
-from eniallocator.records import AddressRecord, AssignRecord, EniRecord, LeaseRecord, Record, Use
+from eniallocator.records import AddressRecord, AssignRecord, EniRecord, LeaseRecord, Record, RoutedAddress, Use
 from eniway.model import ContainerId, EniId, Kind, LeaseKey, Mac, PodRef, PodUid, Slot, VSwitchId
 
 
@@ -50,9 +50,11 @@ def row_of(record: Record) -> tuple[str, tuple[str, ...], dict[str, Any]]:
                     "leaving": int(record.leaving),
                 },
             )
+        case RoutedAddress():
+            return "routed_addresses", ("address",), {"address": str(record.address), "released": record.released}
         case LeaseRecord():
             return (
-                "leases",
+                "routed_leases" if record.kind is Kind.ROUTED else "leases",
                 ("network", "container_id", "ifname"),
                 {
                     "network": record.key.network,
@@ -108,8 +110,13 @@ def address(row: sqlite3.Row) -> AddressRecord:
     )
 
 
-def lease(row: sqlite3.Row) -> LeaseRecord:
+def routed_address(row: sqlite3.Row) -> RoutedAddress:
     """A row of its table."""
+    return RoutedAddress(address=IPv4Address(row["address"]), released=row["released"])
+
+
+def lease(row: sqlite3.Row) -> LeaseRecord:
+    """A row of either table of leases."""
     return LeaseRecord(
         key=LeaseKey(row["network"], ContainerId(row["container_id"]), row["ifname"]),
         pod=PodRef(row["pod_namespace"], row["pod_name"], PodUid(row["pod_uid"])),

@@ -52,6 +52,11 @@ class Store:
         self._changed()
         return self._outcome(done)
 
+    def record(self, *changes: Change) -> None:
+        """Change memory now and disk soon: for what a restart would find out by itself, and nobody waits to hear."""
+        self._apply(changes)
+        self._write(changes, owe=True).add_done_callback(self._log_outcome)
+
     async def pay(self) -> None:
         """Write what is owed."""
         await self._outcome(self._write((), owe=True))
@@ -100,10 +105,15 @@ class Store:
         return done
 
     async def _outcome(self, done: asyncio.Future[None]) -> None:
-        try:
-            await asyncio.shield(done)
-        except NotReady as error:
+        await asyncio.wait([done])
+        self._log_outcome(done)
+
+    def _log_outcome(self, done: asyncio.Future[None]) -> None:
+        error = None if done.cancelled() else done.exception()
+        if isinstance(error, NotReady):
             _log.error("the ledger cannot be written; going on in memory", error=str(error), owed=len(self._owed))
-        except EniwayError as error:
+        elif isinstance(error, EniwayError):
             # The schema refuses: a bug, and nothing that writing it again would mend.
             _log.error("the ledger contradicts the books", error=str(error))
+        elif error is not None:
+            raise error

@@ -14,7 +14,7 @@ from typing import Final
 
 from eniallocator import reclaim
 from eniallocator.clock import Clock
-from eniallocator.cloud.api import CloudApi
+from eniallocator.cloud.api import CloudApi, Eni
 from eniallocator.cloud.errors import ApiError
 from eniallocator.insist import Insist
 from eniallocator.ledger import to_note
@@ -43,7 +43,8 @@ NOTE_COMPLETE: Final = "complete"
 class Survey:
     """Two loops, ``keep_learning`` and ``keep_comparing``.
 
-    ``follow`` is called when there are new cards in the books.
+    ``follow`` is called when there are new cards in the books, ``primary_seen`` with the instance's own card as the
+    cloud has it.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Survey:
         pressing: Callable[[], bool],
         changed: Callable[[], None],
         follow: Callable[[], None],
+        primary_seen: Callable[[Eni], None],
     ) -> None:
         self._identity = identity
         self._tags = tags
@@ -78,6 +80,7 @@ class Survey:
         self._pressing = pressing
         self._changed = changed
         self._follow = follow
+        self._primary_seen = primary_seen
         self._again = asyncio.Event()
         self._touched: set[str] = set()
         self.limits = limits
@@ -191,6 +194,7 @@ class Survey:
                 "the cloud does not show this instance's own primary ENI: not believed", eni=self._identity.primary_eni
             )
             return False
+        self._primary_seen(next(eni for eni in attached if eni.eni_id == self._identity.primary_eni))
         await self._remedy(findings)
         return True
 

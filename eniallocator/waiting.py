@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from eniallocator.inventory import Inventory
 from eniallocator.lifecycle import State
 from eniallocator.records import LeaseRecord
-from eniway.errors import CapacityError, DeadlineExceeded, SlotsExhausted, VSwitchExhausted
+from eniway.errors import CapacityError, DeadlineExceeded, PodCidrExhausted, SlotsExhausted, VSwitchExhausted
 from eniway.model import Capacity, Kind, LeaseKey, PodRef, Slot
 
 
@@ -21,12 +21,18 @@ class Ticket:
     kind: Kind
     slot: Slot | None
     netns: str
+    routed_at: float | None
+    """A shared pod that takes a routed address instead: from when on (monotonic), if a shared one may come before."""
     granted: asyncio.Future[tuple[LeaseRecord, asyncio.Future[None]]]
     """The lease, and when it is durable."""
+    why_routed: str = ""
+    """Why no shared address will do any more."""
 
     @property
     def what(self) -> str:
         """What it waits for."""
+        if self.kind is Kind.ROUTED:
+            return "an address of the podCIDR"
         return "an address" if self.slot is None else f"an ENI in slot {self.slot}"
 
 
@@ -45,6 +51,10 @@ class Outlook:
     addresses: Capacity
     shared_slots: int
     instance_type: str
+    routed: str
+    """Why there is no more address for a routed pod."""
+    routed_full: bool
+    """Because pods have them all, and none is cooling."""
     trouble: str
     """What the OpenAPI answers; empty: nothing bad."""
 
@@ -56,8 +66,8 @@ class Outlook:
     @property
     def shortage(self) -> str:
         """Why no more addresses can be had."""
-        if self.obstacle:
-            return self.obstacle
+        if self.obstacle or not self.shared_slots:
+            return self.obstacle or f"this {self.instance_type} has no ENI for shared pods"
         full = f"the {self.shared_slots} shared ENIs of this {self.instance_type}"
         return f"no free address in {self.starved} for {full}" if self.starved else f"{full} are full"
 
@@ -67,6 +77,14 @@ def overdue(
 ) -> DeadlineExceeded | CapacityError:
     """The error for ``ticket``: a CapacityError where waiting longer is of no use before something is freed."""
     after = f"waited {waited:.0f} s for {ticket.what}"
+    if ticket.kind is Kind.ROUTED:
+        kind = PodCidrExhausted if outlook.routed_full else DeadlineExceeded
+        return kind(f"{after}: {outlook.routed}")
+    error = _overdue(ticket, inventory, outlook, after=after)
+    return error if ticket.routed_at is None else type(error)(f"{error}; nor is there a routed one: {outlook.routed}")
+
+
+def _overdue(ticket: Ticket, inventory: Inventory, outlook: Outlook, *, after: str) -> DeadlineExceeded | CapacityError:
     why = f"; the OpenAPI: {outlook.trouble}" if outlook.trouble else ""
     if outlook.unread:
         return DeadlineExceeded(f"{after}: {outlook.unread} are not known yet{why}")

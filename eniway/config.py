@@ -13,6 +13,7 @@ import msgspec
 
 from eniway import names
 from eniway.errors import BadConfig
+from eniway.model import Wish
 
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1000)]
@@ -80,6 +81,12 @@ class NodeConfig(_Strict, frozen=True):
     """The cluster's Service CIDR: what exclusive pods reach through the host."""
     cloud: CloudConfig = CloudConfig()
     pool: PoolConfig = PoolConfig()
+    default_network: Annotated[str, msgspec.Meta(pattern="^(shared|routed|shared-else-routed)$")] = Wish.SHARED.value
+    """How pods are connected that say nothing: ``shared-else-routed`` gives a routed address where no shared one can be
+    had. Routed pods need a podCIDR on the Node and its route in the VPC."""
+    shared_patience_seconds: Seconds = 30.0
+    """With ``shared-else-routed``: how long a pod waits for a shared address when one may still come; attaching an ENI
+    takes some 10 s. Where none can come, it does not wait."""
     add_deadline_seconds: Annotated[float, msgspec.Meta(gt=0, le=220)] = 200.0
     """How long a pod's ADD waits for an address or card before it fails; kubelet gives a sandbox 240 s."""
     sweep_seconds: Annotated[float, msgspec.Meta(ge=1)] = 60.0
@@ -87,6 +94,11 @@ class NodeConfig(_Strict, frozen=True):
     """[HOST]:PORT of /metrics and /healthz."""
     log_level: Annotated[str, msgspec.Meta(pattern="^(debug|info|warning|error)$")] = "info"
     operator: OperatorConfig = OperatorConfig()
+
+    @property
+    def default_wish(self) -> Wish:
+        """``default_network`` as a word of the model."""
+        return Wish(self.default_network)
 
     @property
     def service_network(self) -> IPv4Network:

@@ -8,7 +8,8 @@ EniwayError
 │   └── DeadlineExceeded    waited as long as it was worth; says for what
 ├── CapacityError           there is none left; not before something is freed
 │   ├── SlotsExhausted      the instance has no free ENI slot
-│   └── VSwitchExhausted    no vSwitch has a free address
+│   ├── VSwitchExhausted    no vSwitch has a free address
+│   └── PodCidrExhausted    the node's podCIDR has no free address
 ├── CloudError              the OpenAPI said no (mapped in eniallocator.cloud, by Code)
 ├── KubeError               the API server said no (mapped in eniway.kube)
 ├── KernelError             netlink or sysctl said no (mapped in datapath)
@@ -59,6 +60,10 @@ class SlotsExhausted(CapacityError):
 
 class VSwitchExhausted(CapacityError):
     """No configured vSwitch has a free address."""
+
+
+class PodCidrExhausted(CapacityError):
+    """The node's podCIDR has no free address."""
 
 
 class CloudError(EniwayError):

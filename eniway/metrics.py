@@ -48,6 +48,11 @@ CAPACITY: Final = Gauge(
     registry=REGISTRY,
 )
 LEASES: Final = Gauge("eniway_leases", "Leases held, by kind of pod.", ["kind"], registry=REGISTRY)
+ROUTED_INSTEAD: Final = Counter(
+    "eniway_routed_instead_of_shared",
+    "Pods that got a routed address because no shared one could be had.",
+    registry=REGISTRY,
+)
 SWEEP_REPAIRS: Final = Counter(
     "eniway_sweep_repairs",
     "Differences between books, kernel, kubelet and cloud that a sweep repaired.",

@@ -27,6 +27,17 @@ class Kind(StrEnum):
     """One secondary address of a card that several pods share, over a veth."""
     EXCLUSIVE = "exclusive"
     """The card itself is the pod's eth0; ``aliyun/eni: 1`` in limits."""
+    ROUTED = "routed"
+    """An address of the node's podCIDR over a veth; the VPC's route table leads to the node."""
+
+
+class Wish(StrEnum):
+    """How a pod without an ENI of its own is to be connected."""
+
+    SHARED = "shared"
+    ROUTED = "routed"
+    SHARED_ELSE_ROUTED = "shared-else-routed"
+    """Shared, or routed where no shared address can be had: only as a node's default."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -83,6 +94,7 @@ class Lease:
     shared: ``address`` is a secondary address of ``card``.
     exclusive: ``address`` is the card's primary address, ``service_address`` a secondary address of the primary ENI:
     the pod's end of its way to Services.
+    routed: ``address`` is of the node's podCIDR, ``card`` the primary card, which carries its packets.
     """
 
     key: LeaseKey

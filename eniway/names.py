@@ -19,7 +19,7 @@ API_VERSION: Final = f"{GROUP}/v1alpha1"
 RESOURCE_ENI: Final = "aliyun/eni"
 """Extended resource advertised to kubelet; pods ask for it in limits."""
 ANNOTATION_NETWORK: Final = f"{GROUP}/network"
-"""Pod annotation: ``shared`` (more kinds follow)."""
+"""Pod annotation: ``shared`` or ``routed``; a pod with ``aliyun/eni`` in its limits is exclusive whatever it says."""
 TAG_CLUSTER: Final = f"{GROUP}/cluster"
 TAG_INSTANCE: Final = f"{GROUP}/instance"
 """ENI tags that say whose a card is; nothing without them is ever detached or deleted."""
@@ -61,7 +61,7 @@ TABLE_PODS: Final = 999
 RULE_ENI: Final = 2048
 """Priority of the fwmark rules, one per shared card."""
 TABLE_ENI_BASE: Final = 1000
-"""Table of the shared card in slot N is 1000 + N."""
+"""Table of the shared card in slot N is 1000 + N. Routed pods have none: they leave by the main table, so unmarked."""
 ROUTE_PROTOCOL: Final = 81
 """rtm_protocol of our routes and rules (not in iproute2's list): what carries it is ours, nothing else is."""
 MARK_MASK: Final = 0xF8
@@ -74,7 +74,7 @@ KUBE_PROXY_MASQUERADE: Final = 0x4000
 IPSET_SOURCES: Final = "eniway-src"
 """hash:ip skbinfo: address of a pod on a shared card → mark of the card."""
 IPSET_PODS: Final = "eniway-pods"
-"""hash:ip: addresses of all pods that reach the host by a veth."""
+"""hash:ip: addresses of all pods that reach the host by a veth, routed ones too."""
 IPSET_HAIRPIN: Final = "eniway-hairpin"
 """hash:net,iface: (eth0 address, host link) of exclusive pods, matched dst,src: its own Service."""
 IPSET_EXCLUSIVE: Final = "eniway-exclusive"

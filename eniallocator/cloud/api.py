@@ -1,4 +1,4 @@
-"""What the books ask of the cloud: eight calls in words of our own, so that the SDK behind them can be replaced.
+"""What the books ask of the cloud: nine calls in words of our own, so that the SDK behind them can be replaced.
 
 Every call may raise the errors of ``eniallocator.cloud.errors`` and nothing else; none retries.
 """
@@ -43,6 +43,8 @@ class Eni:
     """Where it is attached, or being attached or detached."""
     description: str
     tags: Mapping[str, str] = field(default_factory=dict)
+    source_dest_check: bool | None = None
+    """Whether only its own addresses may pass; None where the cloud does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,10 @@ class CloudApi(Protocol):
 
     async def unassign(self, eni_id: EniId, addresses: Sequence[IPv4Address]) -> None:
         """UnassignPrivateIpAddresses, at most 32; the cloud does not ask whether a pod uses them."""
+        ...
+
+    async def stop_source_check(self, eni_id: EniId) -> None:
+        """ModifyNetworkInterfaceAttribute: let the card carry packets from and to addresses that are not its own."""
         ...
 
     async def enis(

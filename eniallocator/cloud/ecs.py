@@ -26,6 +26,7 @@ from aliyunsdkecs.request.v20140526.DeleteNetworkInterfaceRequest import DeleteN
 from aliyunsdkecs.request.v20140526.DescribeInstanceTypesRequest import DescribeInstanceTypesRequest
 from aliyunsdkecs.request.v20140526.DescribeNetworkInterfacesRequest import DescribeNetworkInterfacesRequest
 from aliyunsdkecs.request.v20140526.DetachNetworkInterfaceRequest import DetachNetworkInterfaceRequest
+from aliyunsdkecs.request.v20140526.ModifyNetworkInterfaceAttributeRequest import ModifyNetworkInterfaceAttributeRequest
 from aliyunsdkecs.request.v20140526.UnassignPrivateIpAddressesRequest import UnassignPrivateIpAddressesRequest
 
 from eniallocator.clock import Clock
@@ -178,6 +179,17 @@ class EcsCloud:
             return request
 
         await self._call("UnassignPrivateIpAddresses", build, _nothing)
+
+    async def stop_source_check(self, eni_id: EniId) -> None:
+        """As CloudApi says."""
+
+        def build() -> Any:
+            request = ModifyNetworkInterfaceAttributeRequest()
+            request.set_NetworkInterfaceId(eni_id)
+            request.set_SourceDestCheck(value_of(flag=False))
+            return request
+
+        await self._call("ModifyNetworkInterfaceAttribute", build, _nothing)
 
     async def enis(
         self,
@@ -419,4 +431,5 @@ def _eni(item: Mapping[str, Any]) -> Eni:
         instance_id=InstanceId(item["InstanceId"]) if item.get("InstanceId") else None,
         description=item.get("Description", ""),
         tags={tag["TagKey"]: tag["TagValue"] for tag in _listed(item, "Tags", "Tag")},
+        source_dest_check=item.get("SourceDestCheck"),
     )

@@ -1,1 +1,1 @@
-"""The API server's room: one thin client, and what the node daemon writes with it (its NodeNetwork, Events)."""
+"""The API server's room: one thin client, and what the node daemon does with it (NodeNetwork, Events, podCIDR)."""

@@ -19,6 +19,7 @@ import os
 import uuid
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from ipaddress import IPv4Network
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -42,6 +43,7 @@ from eniway.errors import BadConfig, EniwayError
 from eniway.kube.client import KubeClient, in_cluster
 from eniway.kube.events import Event, Recorder
 from eniway.kube.nodenetwork import NodeNetworkPublisher
+from eniway.kube.podcidr import PodCidrReader
 from eniway.model import Kind
 from eniway.node.sweep import Sweeper
 from eniway.signals import until_told
@@ -77,6 +79,8 @@ async def run(config: NodeConfig, *, node: str) -> None:
             clock=clock,
         )
         stack.callback(cloud.close)
+        client = await stack.enter_async_context(KubeClient(in_cluster()))
+        recorder = Recorder(client, node=node, clock=clock.monotonic, new_id=lambda: uuid.uuid4().hex[:16])
         books = Books(
             opening,
             config=config,
@@ -85,12 +89,13 @@ async def run(config: NodeConfig, *, node: str) -> None:
             clock=clock,
             random=random,
             new_id=lambda: uuid.uuid4().hex,
+            fell_back=lambda pod, why: recorder.tell(Event(pod, "Normal", "RoutedInstead", why)),
         )
         stack.push_async_callback(books.close)
         allocations = Allocations(now=clock.monotonic())
         pods = PodResources(allocations)
         stack.push_async_callback(pods.close)
-        handler = Handler(books, network, pods, add_seconds=config.add_deadline_seconds)
+        handler = Handler(books, network, pods, add_seconds=config.add_deadline_seconds, default=config.default_wish)
         door = Door(handler.handle)
         sweeper = Sweeper(
             books,
@@ -99,11 +104,18 @@ async def run(config: NodeConfig, *, node: str) -> None:
             turn=handler.turn,
             trusted=not opening.rebuilt,
         )
-        client = await stack.enter_async_context(KubeClient(in_cluster()))
-        recorder = Recorder(client, node=node, clock=clock.monotonic, new_id=lambda: uuid.uuid4().hex[:16])
         publisher = NodeNetworkPublisher(
             client, node=node, status=books.status, changed=books.status_changed, random=random
         )
+
+        async def learn(cidr: IPv4Network | None) -> None:
+            await books.learn_pod_cidr(cidr)
+            try:
+                await sweeper.sweep_ranges()
+            except EniwayError as error:
+                _log.warning("the podCIDR is left to the next sweep", error=str(error))
+
+        reader = PodCidrReader(client, node=node, found=learn, random=random)
         state = _State()
         host, port = http.parse_address(config.metrics_address)
         app = http.application(lambda: state.unhealthy, lambda: _refresh(books))
@@ -116,6 +128,7 @@ async def run(config: NodeConfig, *, node: str) -> None:
             group.create_task(_tell_conditions(books, recorder))
             await network.start(service_cidr=config.service_network, primary=books.primary)
             group.create_task(books.run())
+            group.create_task(reader.run())
             await _sweep(sweeper)
             conflist.install_relay(RELAY)
             door.open()

@@ -1,6 +1,6 @@
 """Compare books and kernel, repair what differs, count it.
 
-First what all pods stand on: node-wide rules, sets, chains and settings, and the cards. Then three differences, and
+First what all pods stand on: node-wide rules, sets, chains and settings, and the cards. Then four differences, and
 what is done about each:
 
 1. a lease whose sandbox is gone (its netns path is no namespace any more): a DEL that never came, or that came while
@@ -10,6 +10,8 @@ what is done about each:
    addresses found on our cards without a lease are nobody's and go back into service.
 3. a confirmed lease whose links, routes or set members are not as planned: somebody else's hand, a unit that flushed
    rules. Brought back.
+4. an address that is routed to a pod and leased to nobody: not handed out as long as that is so. And what of the
+   podCIDR no pod has is unreachable, as it was made when the podCIDR was learnt.
 
 The comparison is pure; the sweeper acts through the doors' own per-lease order, so that it never works on a lease that
 an ADD or DEL is working on.
@@ -21,7 +23,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -106,6 +108,15 @@ class Books(Protocol):
         """Addresses without a lease that are not ``in_use`` go back into service."""
         ...
 
+    def account(self, addresses: Collection[IPv4Address]) -> None:
+        """Addresses that the kernel routes to pods."""
+        ...
+
+    @property
+    def pod_cidr(self) -> IPv4Network | None:
+        """The Node's podCIDR, where it is known."""
+        ...
+
 
 class Network(Protocol):
     """The kernel's part of a sweep."""
@@ -124,6 +135,14 @@ class Network(Protocol):
 
     async def observe_leases(self) -> Mapping[LeaseKey, str]:
         """Lease keys that host links carry, with the links' names."""
+        ...
+
+    async def observe_addresses(self) -> Collection[IPv4Address]:
+        """Addresses that are routed to pods."""
+        ...
+
+    async def claim_ranges(self, cidrs: Collection[IPv4Network]) -> None:
+        """What of ``cidrs`` no pod has is unreachable."""
         ...
 
     async def remove_orphan(self, key: LeaseKey) -> None:
@@ -197,7 +216,13 @@ class Sweeper:
             repairs += self._count("set member", await self._network.prune(self._books.leases))
         for lease in findings.checked:
             repairs += await self._one("datapath", lease.key, self._mend)
+        await self.sweep_ranges()
         return repairs
+
+    async def sweep_ranges(self) -> None:
+        """The podCIDR's part, also when another one was learnt."""
+        self._books.account(await self._network.observe_addresses())
+        await self._network.claim_ranges(() if self._books.pod_cidr is None else (self._books.pod_cidr,))
 
     async def _foundations(self) -> int:
         """Node-wide state, then cards: what all settings of links ask for is handed down to the cards by it."""

@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,8 @@ class Node:
     """What is said on and of one node."""
 
     name: str
+    pod_cidr: str | None
+    """As the API server has it."""
     instance_id: str
     pods: Sequence[Pod]
     devices: Mapping[str, str]
@@ -166,6 +168,10 @@ def _ledger_and_cloud(node: Node, cloud: Sequence[Eni]) -> Iterable[str]:
             f"addresses the ledger has of {eni_id}", card.secondary, "addresses in the cloud", map(str, eni.secondary)
         )
     for lease in node.leases:
+        if lease.kind == "routed":
+            if node.pod_cidr is None or IPv4Address(lease.address) not in IPv4Network(node.pod_cidr):
+                yield f"the lease of {lease.uid} has {lease.address}, the node's podCIDR is {node.pod_cidr}"
+            continue
         own = attached.get(lease.card)
         if own is None or IPv4Address(lease.address) not in own.addresses:
             yield f"the lease of {lease.uid} has {lease.address}, which is no address of {lease.card} in the cloud"
@@ -217,16 +223,20 @@ def _differ(what: str, some: Iterable[Any], other: str, others: Iterable[Any]) -
 def read(box: Box) -> list[str]:
     """Ask all of them and compare."""
     status = box.status()
-    pods = Kube(Path(status.kubeconfig)).get("/api/v1/pods")["items"]
+    kube = Kube(Path(status.kubeconfig))
+    pods = kube.get("/api/v1/pods")["items"]
+    cidrs = {node["metadata"]["name"]: node["spec"].get("podCIDR") for node in kube.get("/api/v1/nodes")["items"]}
     ledgers = {node.name: box.state / "nodes" / node.name / "eniway" / "ledger.db" for node in status.nodes}
-    return disagreements([read_node(node, ledgers[node.name], pods) for node in status.nodes], enis(status.openapi))
+    nodes = [read_node(node, ledgers[node.name], pods, cidrs.get(node.name)) for node in status.nodes]
+    return disagreements(nodes, enis(status.openapi))
 
 
-def read_node(instance: Instance, ledger: Path, pods: Collection[Mapping[str, Any]]) -> Node:
+def read_node(instance: Instance, ledger: Path, pods: Collection[Mapping[str, Any]], pod_cidr: str | None) -> Node:
     """Everything that is said on one node."""
     leases, cards = read_ledger(ledger)
     return Node(
         name=instance.name,
+        pod_cidr=pod_cidr,
         instance_id=instance.instance_id,
         pods=[_pod(pod) for pod in pods if pod["spec"].get("nodeName") == instance.name and _has_network(pod)],
         devices=read_devices(Path(f"/proc/{instance.pid}/root{names.KUBELET_POD_RESOURCES}")),
@@ -257,7 +267,11 @@ def read_ledger(path: Path) -> tuple[list[Lease], list[Card]]:
     database.row_factory = sqlite3.Row
     try:
         database.execute("BEGIN")
-        rows = database.execute("SELECT * FROM leases JOIN (SELECT token, eni_id FROM enis) USING (token)").fetchall()
+        rows = [
+            row
+            for table in ("leases", "routed_leases")
+            for row in database.execute(f"SELECT * FROM {table} JOIN (SELECT token, eni_id FROM enis) USING (token)")
+        ]
         addresses = database.execute("SELECT address, token FROM addresses WHERE NOT is_primary").fetchall()
         cards = database.execute("SELECT * FROM enis").fetchall()
     finally:
@@ -322,7 +336,9 @@ def read_kernel(netns: str) -> Kernel:
             link["ifname"]: link.get("ifalias", "") for link in links if link["ifname"].startswith(names.LINK_PREFIX)
         },
         macs=frozenset(link.get("address", "") for link in links),
-        pod_routes={route["dst"]: route["dev"] for route, table in tables if table == names.TABLE_PODS},
+        pod_routes={
+            route["dst"]: route["dev"] for route, table in tables if table == names.TABLE_PODS and "dev" in route
+        },
         eni_tables=frozenset(table for _, table in tables if base < table < base + 255),
         marks={
             int(rule["fwmark"], 16): int(rule["table"]) for rule in rules if int(rule["priority"]) == names.RULE_ENI

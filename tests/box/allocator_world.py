@@ -21,7 +21,7 @@ from eniallocator.cloud.metadata import Metadata
 from eniway.config import CloudConfig, NodeConfig, PoolConfig
 from eniway.errors import DeadlineExceeded, KernelError
 from eniway.model import Card as PodCard
-from eniway.model import ContainerId, Kind, Lease, LeaseKey, Mac, PodRef, PodUid, Slot
+from eniway.model import ContainerId, Kind, Lease, LeaseKey, Mac, PodRef, PodUid, Slot, Wish
 from vpcbox.faults import Faults
 from vpcbox.metadata.server import application as metadata
 from vpcbox.openapi.credentials import Credentials
@@ -119,6 +119,8 @@ class Rig:
     become: Callable[[str], None]
     """Let the metadata service take whoever asks for this instance."""
     calls: list[str] = field(default_factory=list)
+    fell_back: list[str] = field(default_factory=list)
+    """Pods that got a routed address for want of a shared one, and why."""
     boot_id: str = "boot-1"
     clock: FastClock = field(default_factory=FastClock)
     names: "itertools.count[int]" = field(default_factory=itertools.count)
@@ -127,8 +129,10 @@ class Rig:
     def ledger(self) -> Path:
         return self.directory / "ledger.db"
 
-    def config(self, **pool: float) -> NodeConfig:
+    def config(self, *, default: Wish = Wish.SHARED, patience: float = 30.0, **pool: float) -> NodeConfig:
         return NodeConfig(
+            default_network=default.value,
+            shared_patience_seconds=patience,
             cluster="box",
             vswitches=self.vswitches,
             security_groups=[self.group],
@@ -143,9 +147,11 @@ class Rig:
         )
 
     @contextlib.asynccontextmanager
-    async def books(self, *, run: bool = True, **pool: float) -> AsyncIterator[Books]:
+    async def books(
+        self, *, run: bool = True, default: Wish = Wish.SHARED, patience: float = 30.0, **pool: float
+    ) -> AsyncIterator[Books]:
         """The node's daemon, as far as it concerns the allocator; leaving is a kill."""
-        config = self.config(**pool)
+        config = self.config(default=default, patience=patience, **pool)
         random = Random(1)
         cloud = EcsCloud(
             region="cn-box",
@@ -166,6 +172,7 @@ class Rig:
             clock=self.clock,
             random=random,
             new_id=lambda: f"token-{next(self.names)}",
+            fell_back=lambda pod, why: self.fell_back.append(f"{pod}: {why}"),
         )
         task = asyncio.create_task(books.run()) if run else None
         try:
@@ -184,16 +191,25 @@ class Rig:
         return LeaseKey("eniway", ContainerId(f"container-of-{name}"), "eth0")
 
     async def add(
-        self, books: Books, name: str, *, slot: int | None = None, within: float = 200.0, uid: str = ""
+        self,
+        books: Books,
+        name: str,
+        *,
+        slot: int | None = None,
+        within: float = 200.0,
+        uid: str = "",
+        wish: Wish = Wish.SHARED,
     ) -> Lease:
         """A whole ADD for a pod."""
+        kind = Kind.ROUTED if wish is Wish.ROUTED else Kind.SHARED
         lease = await books.acquire(
             self.key(name),
             PodRef("default", name, PodUid(uid or f"uid-of-{name}")),
-            kind=Kind.SHARED if slot is None else Kind.EXCLUSIVE,
+            kind=kind if slot is None else Kind.EXCLUSIVE,
             slot=None if slot is None else Slot(slot),
             netns=f"/run/netns/{name}",
             deadline=self.clock.monotonic() + within,
+            else_routed=wish is Wish.SHARED_ELSE_ROUTED,
         )
         await books.confirm(lease.key)
         return lease

@@ -77,7 +77,7 @@ def test_eni_on_the_host_network_is_refused_at_the_api_server(kube: Kube) -> Non
 
 def test_bad_annotation_is_refused_at_the_api_server(kube: Kube) -> None:
     """The error names the annotation, what was expected and what came."""
-    with pytest.raises(ApiError, match=r"annotations\[eniway\.io/network\]: expected 'shared', got 'fast'"):
+    with pytest.raises(ApiError, match=r"annotations\[eniway\.io/network\]: expected 'shared' or 'routed', got 'fast'"):
         kube.apply(hold.pod("fast", annotations={"eniway.io/network": "fast"}))
 
 
@@ -90,7 +90,7 @@ def test_bad_annotation_behind_the_api_server_is_refused_at_add(box: Box, kube: 
         bad = hold.pod("fast", node=node, annotations={"eniway.io/network": "fast"})
         hold.settles(lambda: _refusals(kube, bad), seconds=hold.PATIENCE)
         message = hold.event(kube, "fast", "FailedCreatePodSandBox")
-        assert "annotation eniway.io/network: expected 'shared', got 'fast'" in message
+        assert "annotation eniway.io/network: expected 'shared' or 'routed', got 'fast'" in message
         hold.start(kube, [hold.pod("neighbour", node=node)])
     finally:
         kube.create(

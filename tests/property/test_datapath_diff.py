@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from datapath.diff import Add, Change, Op, Remove, diff, mend
 from datapath.plan.exclusive import exclusive, home
 from datapath.plan.node import node, shared_card
+from datapath.plan.routed import ranges, routed
 from datapath.plan.shared import shared
 from datapath.plan.veth import GATEWAY, mac
 from datapath.state import (
@@ -216,17 +217,24 @@ exclusive_plans = st.builds(
     st.integers(20, 22),
     mtus,
 )
+routed_plans = st.builds(lambda host, mtu: routed(lease(Kind.ROUTED, host=host, slot=0), mtu=mtu), hosts, mtus)
+# Another podCIDR is wanted when the Node was made anew.
+range_plans = st.builds(
+    lambda numbers: ranges([IPv4Network(f"172.20.{number}.0/24") for number in numbers]),
+    st.frozensets(st.integers(1, 3), max_size=2),
+)
 card_plans = st.builds(lambda mtu: shared_card(card(3), name="eth3", mtu=mtu), mtus)
 home_plans = st.builds(lambda mtu: home(card(3), name="eth3", mtu=mtu), mtus)
 # Whatever may be wanted of one lease and its card. A lease never changes its kind.
 of_shared = st.one_of(shared_plans, st.just(NOTHING))
+of_routed = st.one_of(routed_plans, st.just(NOTHING))
 of_exclusive = st.one_of(exclusive_plans, card_plans, home_plans, st.just(NOTHING))
 
 
 @st.composite
 def situations(draw: st.DrawFn) -> tuple[NetState, NetState]:
     """(observed, desired): what some history of attaching, crashing and meddling left, and what is wanted now."""
-    plans = draw(st.sampled_from([of_shared, of_exclusive]))
+    plans = draw(st.sampled_from([of_shared, of_routed, of_exclusive, range_plans]))
     kernel = Kernel(frozenset({at_home(3)}))
     history = draw(st.lists(plans, min_size=1, max_size=3))
     for plan in history:

@@ -3,10 +3,10 @@
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from functools import partial
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from hypothesis import settings
@@ -15,14 +15,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from eniallocator.inventory import Inventory
 from eniallocator.ledger import Contents, Ledger
-from eniallocator.records import Drop, EniRecord, LeaseRecord, Put, Use
+from eniallocator.records import Change, Drop, EniRecord, LeaseRecord, Put, Record, RoutedAddress, Use
 from eniallocator.store import Store
 from eniway.errors import NotReady
 from eniway.model import Kind, LeaseKey
-from tests.unit.eniallocator.made import eni, key, lease, primary_of, secondary
+from tests.unit.eniallocator.made import eni, key, lease, primary_of, routed, secondary
 
 COOLDOWN = 30.0
 PRIMARY, SHARED, EXCLUSIVE = eni(0), [eni(1), eni(2)], [eni(3, Use.EXCLUSIVE), eni(4, Use.EXCLUSIVE)]
+POD_CIDR = IPv4Network("172.20.1.0/29")
+"""Six pods can have an address."""
 NAMES = st.sampled_from([f"pod-{number}" for number in range(12)])
 
 
@@ -54,6 +56,7 @@ class Books(RuleBasedStateMachine):
         contents: Contents = self.ledger.contents()
         self.inventory = Inventory(contents, cooldown=COOLDOWN, wall=self.now, now=self.now)
         self.inventory.kernel_knows |= {card.token for card in SHARED}
+        self.inventory.pods.move(POD_CIDR)
         self.store = Store(self.inventory, self.ledger, changed=lambda: None)
 
     def run(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -67,9 +70,9 @@ class Books(RuleBasedStateMachine):
         self.loop.close()
         shutil.rmtree(self.directory)
 
-    def grant(self, record: LeaseRecord) -> None:
+    def grant(self, record: LeaseRecord, *before: Change) -> None:
         try:
-            self.run(lambda: self.store.intend(Put(record)))
+            self.run(lambda: self.store.intend(*before, Put(record)))
         except NotReady:
             assert self.full
             return
@@ -94,19 +97,44 @@ class Books(RuleBasedStateMachine):
         self.grant(lease(name, record, primary_of(record), service=self.inventory.addresses[service]))
 
     @rule(name=NAMES)
+    def add_routed(self, name: str) -> None:
+        picked = self.inventory.pick_routed(self.now)
+        if key(name) in self.inventory.leases or picked is None:
+            return
+        assert self.now - self.released.get(picked, float("-inf")) >= COOLDOWN
+        assert picked in POD_CIDR
+        assert picked not in {POD_CIDR.network_address, POD_CIDR.broadcast_address}
+        address, record = routed(name, PRIMARY, picked)
+        self.grant(record, Put(address))
+
+    @invariant()
+    def what_has_rested_can_be_had(self) -> None:
+        """No routed address is lost, whatever happened to it: with none leased or cooling there is one to be had."""
+        if hasattr(self, "inventory"):
+            busy = {address for record in self.told.values() for address in record.addresses}
+            busy |= {address for address, at in self.released.items() if self.now - at < COOLDOWN}
+            free = set(list(POD_CIDR)[1:-1]) - busy
+            assert not free or self.inventory.pick_routed(self.now) in free
+
+    @rule(name=NAMES)
     def release(self, name: str) -> None:
         held = self.inventory.leases.get(key(name))
         if held is None:
             return
-        cooling = [address for address in held.addresses if held.kind is Kind.SHARED or address != held.address]
+        cooling = [address for address in held.addresses if held.kind is not Kind.EXCLUSIVE or address != held.address]
         self.inventory.cool(cooling, self.now)
-        known = [self.inventory.addresses[address] for address in cooling]
-        rested = [replace(record, released=self.now) for record in known]
+        rested = self.rested(held, cooling)
         self.run(lambda: self.store.settle(Drop(held), *map(Put, rested)))
         self.released.update(dict.fromkeys(cooling, self.now))
         del self.told[held.key]
         if self.full:
             self.undone.add(held.key)
+
+    def rested(self, held: LeaseRecord, addresses: Collection[IPv4Address]) -> list[Record]:
+        """Records of the addresses, released now."""
+        if held.kind is Kind.ROUTED:
+            return [RoutedAddress(address, self.now) for address in addresses]
+        return [replace(self.inventory.addresses[address], released=self.now) for address in addresses]
 
     @rule(seconds=st.floats(0.0, 40.0))
     def time_passes(self, seconds: float) -> None:
@@ -136,9 +164,7 @@ class Books(RuleBasedStateMachine):
         for stale in [held for known, held in self.inventory.leases.items() if known in self.undone]:
             assert stale.key not in self.told
             self.inventory.cool(stale.addresses, self.now)
-            known = [self.inventory.addresses[address] for address in stale.addresses]
-            rested = [replace(record, released=self.now) for record in known]
-            self.run(partial(self.store.settle, Drop(stale), *map(Put, rested)))
+            self.run(partial(self.store.settle, Drop(stale), *map(Put, self.rested(stale, stale.addresses))))
             self.released.update(dict.fromkeys(stale.addresses, self.now))
         self.undone.clear()
 

@@ -37,7 +37,10 @@ def vpc() -> Iterator[Vpc]:
 
 @pytest.fixture
 async def nodes(vpc: Vpc) -> AsyncIterator[tuple[Node, Node]]:
-    """Two nodes, each with eth1 for shared pods and eth2 and eth3 free, started."""
+    """Two nodes, each with eth1 for shared pods, eth2 and eth3 free, and a podCIDR, started.
+
+    Their primary cards are strict: the way back is always the card that a packet comes in by.
+    """
     async with AsyncExitStack() as stack:
         made = []
         for _ in range(2):
@@ -46,8 +49,12 @@ async def nodes(vpc: Vpc) -> AsyncIterator[tuple[Node, Node]]:
             node = vpc.instance(network, name)
             for slot in (1, 2, 3):
                 node.cards[slot] = vpc.card(node, slot)
+            node.write("net/ipv4/conf/eth0/rp_filter", "1")
             await network.start(service_cidr=SERVICE_CIDR, primary=node.cards[0])
             await network.prepare_card(node.cards[1])
+            vpc.route(node)
+            assert node.pod_cidr is not None
+            await network.claim_ranges({node.pod_cidr})
             made.append(node)
         first, second = made
         yield first, second

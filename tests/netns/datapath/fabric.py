@@ -3,7 +3,7 @@
 Each card is a veth whose far end is a port of the router. The router answers every ARP with ee:ff:ff:ff:ff:ff, delivers
 each address to its card by a permanent neighbour, drops what comes from an address that is not the card's, and drops
 what conntrack finds invalid, as a stateful security group would: both directions of a connection have to take the same
-cards.
+cards. A route entry leads a node's podCIDR to its primary card, which may send from these addresses too.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from eniway.model import Card, ContainerId, EniId, Kind, Lease, LeaseKey, Mac, P
 SERVICE_CIDR = IPv4Network("172.21.0.0/20")
 VSWITCH = IPv4Network("10.0.0.0/20")
 GATEWAY = IPv4Address("10.0.15.253")
+POD_CIDRS = IPv4Network("172.20.0.0/16")
+"""Each node has a /24 of it."""
 
 Datagrams = socket.socket
 """Of the namespace class below, ``socket`` is a method."""
@@ -105,6 +107,13 @@ class Node(Namespace):
     network: Network
     address: IPv4Address
     cards: dict[int, Card] = field(default_factory=dict)
+    pod_cidr: IPv4Network | None = None
+    _routed: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def routed_address(self) -> IPv4Address:
+        """A free address of the podCIDR."""
+        assert self.pod_cidr is not None
+        return self.pod_cidr[next(self._routed)]
 
     def snapshot(self) -> str:
         """All that eniway could leave behind, as text; without ifindexes, and without what comes and goes by itself."""
@@ -200,6 +209,13 @@ class Vpc:
         self.router.exec("ipset", "add", "legal", f"{address},{_port(card)}")
         return address
 
+    def route(self, node: Node) -> None:
+        """An entry of the route table: a podCIDR of its own leads to the node, which may send from it."""
+        node.pod_cidr = list(POD_CIDRS.subnets(new_prefix=24))[next(self._ids)]
+        port = _port(node.cards[0])
+        self.router.ip(f"route add {node.pod_cidr} via {node.address} dev {port} onlink")
+        self.router.exec("ipset", "add", "legal", f"{node.pod_cidr},{port}")
+
     def _plug(self, where: Namespace, card: Card) -> None:
         port = _port(card)
         self.router.ip(
@@ -253,6 +269,12 @@ def exclusive_lease(vpc: Vpc, node: Node, pod: Namespace, *, slot: int = 2) -> L
         address=card.address,
         service_address=vpc.assign(node.cards[0]),
     )
+
+
+def routed_lease(_vpc: Vpc, node: Node, pod: Namespace) -> Lease:
+    """A lease of a fresh address of the node's podCIDR."""
+    address = node.routed_address()
+    return Lease(key=key(pod), pod=REF, kind=Kind.ROUTED, netns=pod.path, card=node.cards[0], address=address)
 
 
 def key(pod: Namespace) -> LeaseKey:

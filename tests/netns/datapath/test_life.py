@@ -15,13 +15,13 @@ from datapath.diff import diff
 from eniway import names
 from eniway.errors import KernelError, NotReady
 from eniway.model import ContainerId, Lease, LeaseKey
-from tests.netns.datapath.fabric import Namespace, Node, Vpc, exclusive_lease, inside, shared_lease
+from tests.netns.datapath.fabric import Namespace, Node, Vpc, exclusive_lease, inside, routed_lease, shared_lease
 
 LeaseOf = Callable[[Vpc, Node, Namespace], Lease]
-both_kinds = pytest.mark.parametrize("lease_of", [shared_lease, exclusive_lease])
+all_kinds = pytest.mark.parametrize("lease_of", [shared_lease, exclusive_lease, routed_lease])
 
 
-@both_kinds
+@all_kinds
 async def test_what_was_attached_is_as_planned(vpc: Vpc, nodes: tuple[Node, Node], lease_of: LeaseOf) -> None:
     """CHECK is the diff, so after ADD it is empty; and the answer names the links that are there."""
     node, _ = nodes
@@ -38,7 +38,7 @@ async def test_what_was_attached_is_as_planned(vpc: Vpc, nodes: tuple[Node, Node
         assert f"mtu {link.mtu}" in shown
 
 
-@both_kinds
+@all_kinds
 async def test_detach_leaves_nothing(vpc: Vpc, nodes: tuple[Node, Node], lease_of: LeaseOf) -> None:
     """Links, addresses, routes, rules, neighbours and set members of the node are as before; the pod is empty."""
     node, _ = nodes
@@ -54,7 +54,7 @@ async def test_detach_leaves_nothing(vpc: Vpc, nodes: tuple[Node, Node], lease_o
     assert node.snapshot() == before
 
 
-@both_kinds
+@all_kinds
 async def test_attach_goes_on_from_any_crash(vpc: Vpc, nodes: tuple[Node, Node], lease_of: LeaseOf) -> None:
     """After any number of its operations, and then again: the next attach finishes; the next detach undoes."""
     node, _ = nodes
@@ -82,7 +82,7 @@ async def test_attach_goes_on_from_any_crash(vpc: Vpc, nodes: tuple[Node, Node],
             assert pod.links() == {"lo"}
 
 
-@both_kinds
+@all_kinds
 async def test_detach_goes_on_from_any_crash(vpc: Vpc, nodes: tuple[Node, Node], lease_of: LeaseOf) -> None:
     """After any number of its operations the next detach finishes."""
     node, _ = nodes
@@ -108,7 +108,7 @@ async def test_detach_goes_on_from_any_crash(vpc: Vpc, nodes: tuple[Node, Node],
         done += 1
 
 
-@both_kinds
+@all_kinds
 async def test_attach_repairs_what_somebody_broke(vpc: Vpc, nodes: tuple[Node, Node], lease_of: LeaseOf) -> None:
     """Each thing removed or changed by hand shows in CHECK and is put right by attach."""
     node, _ = nodes
@@ -136,7 +136,7 @@ async def test_attach_repairs_what_somebody_broke(vpc: Vpc, nodes: tuple[Node, N
     assert await node.network.check(lease) == ()
 
 
-@both_kinds
+@all_kinds
 @pytest.mark.parametrize("said", ["the old path", "an empty path", "a file that is no namespace"])
 async def test_detach_works_when_the_namespace_is_gone(
     vpc: Vpc, nodes: tuple[Node, Node], lease_of: LeaseOf, said: str, tmp_path: Path
@@ -252,7 +252,7 @@ async def test_thirty_pods_at_once(vpc: Vpc, nodes: tuple[Node, Node]) -> None:
     assert node.snapshot() == before
 
 
-@both_kinds
+@all_kinds
 async def test_an_orphan_is_removed_by_its_key_alone(vpc: Vpc, nodes: tuple[Node, Node], lease_of: LeaseOf) -> None:
     """The key read from the kernel is enough to clear the node's side, set members included."""
     node, _ = nodes

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
 from datapath.network import Network
 from eniway import names
 from eniway.errors import DeadlineExceeded, KernelError, NotReady
-from tests.netns.datapath.fabric import SERVICE_CIDR, Node, Vpc
+from tests.netns.datapath.fabric import SERVICE_CIDR, Namespace, Node, Vpc
+
+IP_RECVERR = 11
+"""From linux/in.h: an ICMP "host unreachable" becomes an error of the socket."""
 
 
 def chains(node: Node) -> list[str]:
@@ -75,7 +80,7 @@ async def test_retiring_a_card_that_left_clears_what_stayed(nodes: tuple[Node, N
     await node.network.retire_card(node.cards[1])
     assert node.show("-o", "rule").count(f"lookup {names.TABLE_PODS}") == 1
     assert str(names.RULE_ENI) not in node.show("rule")
-    assert "unreachable" not in node.show("route", "show", "table", "all", "type", "unreachable")
+    assert node.show("route", "show", "table", str(names.eni_table(1))) == ""
 
 
 @pytest.mark.parametrize(
@@ -145,3 +150,30 @@ async def test_waiting_for_a_card_ends_at_the_deadline(nodes: tuple[Node, Node])
     node.ip("link del eth3")
     with pytest.raises(DeadlineExceeded, match=card.mac):
         await node.network.wait_card(card.mac, deadline=asyncio.get_running_loop().time() + 0.05)
+
+
+async def test_an_address_that_no_pod_has_is_unreachable(nodes: tuple[Node, Node], outside: Namespace) -> None:
+    """The VPC leads the whole podCIDR to the node: what is nobody's ends there, and does not go back and forth."""
+    node, _ = nodes
+    assert node.pod_cidr is not None
+    with outside.socket(socket.SOCK_DGRAM) as made:
+        made.settimeout(3)
+        made.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+        made.connect((str(node.pod_cidr[200]), 9999))
+        made.send(b"anybody?")
+        with pytest.raises(OSError, match="No route to host"):
+            made.recv(100)
+
+
+async def test_the_claimed_range_is_the_one_that_was_claimed_last(nodes: tuple[Node, Node]) -> None:
+    """A Node that was made anew has another podCIDR; pods' own routes stay."""
+    node, _ = nodes
+    node.ip(f"route add 172.20.9.9/32 dev eth0 table {names.TABLE_PODS} proto {names.ROUTE_PROTOCOL}")
+    before = node.snapshot()
+    await node.network.claim_ranges({IPv4Network("172.20.200.0/24")})
+    assert "unreachable 172.20.200.0/24 " in node.show("route", "show", "table", str(names.TABLE_PODS))
+    assert await node.network.observe_addresses() == {IPv4Address("172.20.9.9")}
+    assert node.pod_cidr is not None
+    for _ in range(2):
+        await node.network.claim_ranges({node.pod_cidr})
+        assert node.snapshot() == before

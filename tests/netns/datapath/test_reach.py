@@ -10,6 +10,7 @@ from tests.netns.datapath.fabric import (
     Vpc,
     exclusive_lease,
     instance_address,
+    routed_lease,
     shared_lease,
     talk,
 )
@@ -18,11 +19,11 @@ from tests.netns.datapath.fabric import (
 async def test_everybody_reaches_everybody_and_shows_the_own_address(
     vpc: Vpc, nodes: tuple[Node, Node], outside: Namespace
 ) -> None:
-    """Shared and exclusive pods, on one node and across, their nodes, and an instance of the VPC that is no node."""
+    """Pods of all kinds, on one node and across, their nodes, and an instance of the VPC that is no node."""
     ends = [(outside, instance_address(outside))]
     for node in nodes:
         ends.append((node, node.address))
-        for lease_of in (shared_lease, shared_lease, exclusive_lease):
+        for lease_of in (shared_lease, shared_lease, exclusive_lease, routed_lease, routed_lease):
             pod = vpc.pod()
             lease = lease_of(vpc, node, pod)
             await node.network.attach(lease)

@@ -13,6 +13,7 @@ from tests.netns.datapath.fabric import (
     Vpc,
     exclusive_lease,
     instance_address,
+    routed_lease,
     shared_lease,
     talk,
 )
@@ -44,19 +45,24 @@ def node_port(node: Node, backend: IPv4Address, *, local: bool) -> None:
 async def attached(vpc: Vpc, node: Node, kind: str) -> tuple[Namespace, Lease]:
     """A pod of a kind on a node."""
     pod = vpc.pod()
-    slot = 3 if kind == "other exclusive" else 2
-    lease = shared_lease(vpc, node, pod) if kind == "shared" else exclusive_lease(vpc, node, pod, slot=slot)
+    match kind:
+        case "shared":
+            lease = shared_lease(vpc, node, pod)
+        case "routed":
+            lease = routed_lease(vpc, node, pod)
+        case _:
+            lease = exclusive_lease(vpc, node, pod, slot=3 if kind == "other exclusive" else 2)
     await node.network.attach(lease)
     return pod, lease
 
 
 @pytest.mark.parametrize("far", [False, True], ids=["same node", "other node"])
-@pytest.mark.parametrize("kind", ["shared", "other exclusive"])
-@pytest.mark.parametrize("client_kind", ["shared", "exclusive"])
+@pytest.mark.parametrize("kind", ["shared", "other exclusive", "routed"])
+@pytest.mark.parametrize("client_kind", ["shared", "exclusive", "routed"])
 async def test_a_service_sees_the_pod_that_calls_it(
     vpc: Vpc, nodes: tuple[Node, Node], client_kind: str, kind: str, far: bool
 ) -> None:
-    """Nothing is masqueraded: a shared pod shows its address, an exclusive one that of its Service link."""
+    """Nothing is masqueraded: each shows its address, an exclusive pod that of its Service link."""
     near, other = nodes
     client, lease = await attached(vpc, near, client_kind)
     server, backend = await attached(vpc, other if far else near, kind)
@@ -64,7 +70,7 @@ async def test_a_service_sees_the_pod_that_calls_it(
     assert talk(client, server, backend.address, dial=(VIP, 80)) == (lease.service_address or lease.address)
 
 
-@pytest.mark.parametrize("kind", ["shared", "exclusive"])
+@pytest.mark.parametrize("kind", ["shared", "exclusive", "routed"])
 async def test_a_pod_reaches_itself_by_its_service(vpc: Vpc, nodes: tuple[Node, Node], kind: str) -> None:
     """The one call in the cluster that needs the node's address."""
     near, _ = nodes
@@ -74,7 +80,7 @@ async def test_a_pod_reaches_itself_by_its_service(vpc: Vpc, nodes: tuple[Node, 
 
 
 @pytest.mark.parametrize("far", [False, True], ids=["same node", "other node"])
-@pytest.mark.parametrize("kind", ["shared", "exclusive"])
+@pytest.mark.parametrize("kind", ["shared", "exclusive", "routed"])
 async def test_a_node_reaches_a_service(vpc: Vpc, nodes: tuple[Node, Node], kind: str, far: bool) -> None:
     """By ClusterIP, with its own address."""
     near, other = nodes
@@ -84,7 +90,7 @@ async def test_a_node_reaches_a_service(vpc: Vpc, nodes: tuple[Node, Node], kind
 
 
 @pytest.mark.parametrize("far", [False, True], ids=["same node", "other node"])
-@pytest.mark.parametrize("kind", ["shared", "exclusive"])
+@pytest.mark.parametrize("kind", ["shared", "exclusive", "routed"])
 async def test_a_node_port_carries_foreign_clients_to_any_pod(
     vpc: Vpc, nodes: tuple[Node, Node], outside: Namespace, kind: str, far: bool
 ) -> None:
@@ -95,12 +101,13 @@ async def test_a_node_port_carries_foreign_clients_to_any_pod(
     assert talk(outside, server, backend.address, dial=(near.address, NODE_PORT)) == near.address
 
 
-async def test_a_local_node_port_shows_the_client_to_a_shared_pod(
-    vpc: Vpc, nodes: tuple[Node, Node], outside: Namespace
+@pytest.mark.parametrize("kind", ["shared", "routed"])
+async def test_a_local_node_port_shows_the_client_to_a_pod_on_a_veth(
+    vpc: Vpc, nodes: tuple[Node, Node], outside: Namespace, kind: str
 ) -> None:
     """With externalTrafficPolicy Local the reply leaves by the card the connection came in by, not by the pod's."""
     near, _ = nodes
-    server, backend = await attached(vpc, near, "shared")
+    server, backend = await attached(vpc, near, kind)
     node_port(near, backend.address, local=True)
     client = instance_address(outside)
     assert talk(outside, server, backend.address, dial=(near.address, NODE_PORT)) == client
@@ -116,13 +123,14 @@ async def test_a_local_node_port_shows_the_node_to_an_exclusive_pod(
     assert talk(outside, server, backend.address, dial=(near.address, NODE_PORT)) == near.address
 
 
-@pytest.mark.parametrize("kind", ["shared", "other exclusive"])
-async def test_a_shared_pod_keeps_its_address_through_its_nodes_node_port(
-    vpc: Vpc, nodes: tuple[Node, Node], kind: str
+@pytest.mark.parametrize("kind", ["shared", "other exclusive", "routed"])
+@pytest.mark.parametrize("client_kind", ["shared", "routed"])
+async def test_a_pod_on_a_veth_keeps_its_address_through_its_nodes_node_port(
+    vpc: Vpc, nodes: tuple[Node, Node], client_kind: str, kind: str
 ) -> None:
     """kube-proxy's masquerade mark is taken off pods whose packet leaves the node."""
     near, other = nodes
-    client, lease = await attached(vpc, near, "shared")
+    client, lease = await attached(vpc, near, client_kind)
     server, backend = await attached(vpc, other, kind)
     node_port(near, backend.address, local=False)
     assert talk(client, server, backend.address, dial=(near.address, NODE_PORT)) == lease.address

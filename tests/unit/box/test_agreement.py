@@ -13,10 +13,11 @@ from eniway import names
 from eniway.model import ContainerId, LeaseKey
 from tests.box.agreement import Card, Kernel, Lease, Node, Pod, disagreements, parse_sets
 
-WEB, CARD = (LeaseKey("eniway", ContainerId(c * 64), "eth0") for c in "ab")
+WEB, CARD, CRON = (LeaseKey("eniway", ContainerId(c * 64), "eth0") for c in "abc")
 LEASES = (
     Lease(WEB, "uid-web", "shared", "eni-1", "10.0.16.5", None, confirmed=True),
     Lease(CARD, "uid-card", "exclusive", "eni-2", "10.0.16.9", "10.0.0.7", confirmed=True),
+    Lease(CRON, "uid-cron", "routed", "eni-0", "172.20.1.7", None, confirmed=True),
 )
 CARDS = (
     Card("eni-0", "primary", "ready", 0, "00:16:3e:00:00:00", "10.0.0.2", frozenset({"10.0.0.7"})),
@@ -24,24 +25,30 @@ CARDS = (
     Card("eni-2", "exclusive", "ready", 3, "00:16:3e:00:00:02", "10.0.16.9", frozenset()),
 )
 KERNEL = Kernel(
-    aliases={names.host_link(key): key.alias for key in (WEB, CARD)},
+    aliases={names.host_link(key): key.alias for key in (WEB, CARD, CRON)},
     macs=frozenset({"00:16:3e:00:00:00", "00:16:3e:00:00:01"}),
-    pod_routes={"10.0.16.5": names.host_link(WEB), "10.0.0.7": names.host_link(CARD)},
+    pod_routes={
+        "10.0.16.5": names.host_link(WEB),
+        "10.0.0.7": names.host_link(CARD),
+        "172.20.1.7": names.host_link(CRON),
+    },
     eni_tables=frozenset({1001}),
     marks={0x08: 1001},
     sets={
         names.IPSET_SOURCES: frozenset({"10.0.16.5"}),
-        names.IPSET_PODS: frozenset({"10.0.16.5", "10.0.0.7"}),
+        names.IPSET_PODS: frozenset({"10.0.16.5", "10.0.0.7", "172.20.1.7"}),
         names.IPSET_EXCLUSIVE: frozenset({"10.0.16.9"}),
         names.IPSET_HAIRPIN: frozenset({f"10.0.16.9,{names.host_link(CARD)}"}),
     },
 )
 NODE = Node(
     name="node-1",
+    pod_cidr="172.20.1.0/24",
     instance_id="i-1",
     pods=(
         Pod("uid-web", "d/web", "10.0.16.5", exclusive=False),
         Pod("uid-card", "d/card", "10.0.16.9", exclusive=True),
+        Pod("uid-cron", "d/cron", "172.20.1.7", exclusive=False),
     ),
     devices={"eni-slot-3": "d/card"},
     leases=LEASES,
@@ -83,12 +90,19 @@ def without(sets: dict[str, frozenset[str]], name: str) -> dict[str, frozenset[s
     ("node", "complaint"),
     [
         (dataclasses.replace(NODE, pods=NODE.pods[:1]), "uid-card"),
-        (dataclasses.replace(NODE, leases=LEASES[:1]), "running pods unknown among pods with a lease: uid-card"),
+        (
+            dataclasses.replace(NODE, leases=(LEASES[0], LEASES[2])),
+            "running pods unknown among pods with a lease: uid-card",
+        ),
+        (
+            dataclasses.replace(NODE, pod_cidr="172.20.2.0/24"),
+            "uid-cron has 172.20.1.7, the node's podCIDR is 172.20.2",
+        ),
         (dataclasses.replace(NODE, devices={}), "eni-slot-3 by uid-card"),
         (dataclasses.replace(NODE, devices={**NODE.devices, "eni-slot-2": "d/gone"}), "eni-slot-2 by d/gone"),
         (dataclasses.replace(NODE, cards=(*CARDS[:2], dataclasses.replace(CARDS[2], state="detaching"))), "detaching"),
         (
-            dataclasses.replace(NODE, leases=(dataclasses.replace(LEASES[0], confirmed=False), LEASES[1])),
+            dataclasses.replace(NODE, leases=(dataclasses.replace(LEASES[0], confirmed=False), *LEASES[1:])),
             "not confirmed",
         ),
         (kernel(aliases={**KERNEL.aliases, "eniwdead": "eniway/c/eth0"}), "eniwdead as eniway/c/eth0"),

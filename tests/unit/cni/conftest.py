@@ -86,9 +86,18 @@ class Rooms:
         return self.slots.get(pod.name, ())
 
     async def acquire(
-        self, key: LeaseKey, pod: PodRef, *, kind: Kind, slot: Slot | None, netns: str, deadline: float
+        self,
+        key: LeaseKey,
+        pod: PodRef,
+        *,
+        kind: Kind,
+        slot: Slot | None,
+        netns: str,
+        deadline: float,
+        else_routed: bool,
     ) -> Lease:
         """Wait, take, make durable."""
+        assert not else_routed or kind is Kind.SHARED
         assert deadline > 0
         await self.steps.step()
         if key not in self.held:

@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from cni.handler import Handler, kind_of
+from cni.handler import Handler, Need, need_of
 from cni.wire import Reply
 from eniway.errors import BadAnnotation
-from eniway.model import Kind, Slot
+from eniway.model import Kind, Slot, Wish
 
 
 def handler_of(rooms: Any) -> Handler:
@@ -261,8 +261,30 @@ async def test_gc_goes_on_after_a_failure_and_tells_it(rooms: Any, request_of: A
 
 
 def test_a_device_decides_before_the_annotation() -> None:
-    """And without either a pod is shared."""
-    assert kind_of((), {}) == (Kind.SHARED, None)
-    assert kind_of((Slot(4),), {}) == (Kind.EXCLUSIVE, Slot(4))
-    with pytest.raises(BadAnnotation, match="routed"):
-        kind_of((Slot(4),), {"eniway.io/network": "routed"})
+    """And the annotation before the node's default."""
+    said = {"eniway.io/network": "routed"}
+    assert need_of((Slot(4),), said, Wish.SHARED) == Need(Kind.EXCLUSIVE, Slot(4))
+    assert need_of((), said, Wish.SHARED) == Need(Kind.ROUTED)
+    assert need_of((), {"eniway.io/network": "shared"}, Wish.SHARED_ELSE_ROUTED) == Need(Kind.SHARED)
+    assert need_of((), {}, Wish.SHARED) == Need(Kind.SHARED)
+    assert need_of((), {}, Wish.ROUTED) == Need(Kind.ROUTED)
+    assert need_of((), {}, Wish.SHARED_ELSE_ROUTED) == Need(Kind.SHARED, else_routed=True)
+
+
+@pytest.mark.parametrize("said", ["fast", "", "exclusive", "shared-else-routed"])
+@pytest.mark.parametrize("slots", [(), (Slot(4),)])
+def test_an_annotation_of_another_word_is_refused(slots: tuple[Slot, ...], said: str) -> None:
+    """With what was expected; also on a pod that would not have needed it."""
+    with pytest.raises(BadAnnotation, match=f"eniway.io/network: expected 'shared' or 'routed', got '{said}'"):
+        need_of(slots, {"eniway.io/network": said}, Wish.SHARED)
+
+
+async def test_a_routed_pods_result_looks_like_a_shared_ones(rooms: Any, request_of: Any) -> None:
+    """One address, a link-local gateway; and CHECK takes it back."""
+    handler = handler_of(rooms)
+    said = {"eniway.io/network": "routed"}
+    result = msgspec.json.decode((await handler.handle(request_of("ADD", annotations=said))).output)
+    (lease,) = rooms.held.values()
+    assert lease.kind is Kind.ROUTED
+    assert result["ips"] == [{"address": f"{lease.address}/32", "gateway": "169.254.1.1", "interface": 1}]
+    assert (await handler.handle(request_of("CHECK", annotations=said, prevResult=result))).status == 0

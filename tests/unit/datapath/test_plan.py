@@ -10,6 +10,7 @@ import pytest
 from datapath.plan import veth
 from datapath.plan.exclusive import exclusive, home
 from datapath.plan.node import node, shared_card
+from datapath.plan.routed import ranges, routed
 from datapath.plan.shared import shared
 from datapath.state import Addr, Eni, Member, Neigh, Netns, Route, Rule, Sysctl, Veth, key
 from eniway.errors import InvariantBroken
@@ -33,6 +34,7 @@ SHARED = Lease(
     card=CARD,
     address=IPv4Address("10.0.16.9"),
 )
+ROUTED = replace(SHARED, kind=Kind.ROUTED, address=IPv4Address("172.20.1.9"))
 EXCLUSIVE = replace(SHARED, kind=Kind.EXCLUSIVE, address=CARD.address, service_address=IPv4Address("10.0.0.7"))
 
 
@@ -63,6 +65,20 @@ def test_a_shared_pod() -> None:
         rp_filter=1,
         up=True,
     )
+
+
+def test_a_routed_pod() -> None:
+    """A shared pod's veth with another address, and no mark: the main table is the primary card's."""
+    leg = veth.leg(ROUTED.key, peer="eth0", address=ROUTED.address, mtu=1500, towards=EVERYWHERE)
+    assert routed(ROUTED, mtu=1500) == leg
+    assert not any(item.mark for item in leg if isinstance(item, Member))
+
+
+def test_a_range_of_routed_pods() -> None:
+    """Behind the pods' own routes in the table that is read first, so the main table never sends one back."""
+    assert ranges([IPv4Network("172.20.1.0/24")]) == {
+        Route(netns=Netns.NODE, table=999, destination=IPv4Network("172.20.1.0/24"), dev=None, metric=4294967295)
+    }
 
 
 def test_an_exclusive_pod() -> None:
@@ -164,5 +180,9 @@ def test_macs_are_stable_and_apart() -> None:
 
 def test_items_of_a_plan_have_keys_of_their_own() -> None:
     """Two items of one key could not both be in the kernel."""
-    for plan in (shared(SHARED, mtu=1500), exclusive(EXCLUSIVE, mtu=1500, service_cidr=SERVICES)):
+    for plan in (
+        shared(SHARED, mtu=1500),
+        routed(ROUTED, mtu=1500),
+        exclusive(EXCLUSIVE, mtu=1500, service_cidr=SERVICES),
+    ):
         assert len({key(item) for item in plan}) == len(plan)

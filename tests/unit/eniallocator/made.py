@@ -1,12 +1,14 @@
 """Records for the tests of the allocator."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 from eniallocator.lifecycle import State
-from eniallocator.records import AddressRecord, EniRecord, LeaseRecord, Use
+from eniallocator.records import AddressRecord, EniRecord, LeaseRecord, RoutedAddress, Use
 from eniway.model import ContainerId, EniId, Kind, LeaseKey, Mac, PodRef, PodUid, Slot, VSwitchId
 
 PREFIX = IPv4Network("10.0.16.0/20")
+POD_CIDR = IPv4Network("172.20.1.0/24")
 
 
 def key(name: str) -> LeaseKey:
@@ -55,3 +57,9 @@ def lease(name: str, card: EniRecord, address: AddressRecord, *, service: Addres
         confirmed=False,
         since=2.0,
     )
+
+
+def routed(name: str, card: EniRecord, address: IPv4Address) -> tuple[RoutedAddress, LeaseRecord]:
+    """A routed pod's lease of ``address`` and the record of that, in the order in which they are written."""
+    held = replace(lease(name, card, AddressRecord(address, card.token)), kind=Kind.ROUTED)
+    return RoutedAddress(address), held

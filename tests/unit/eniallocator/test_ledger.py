@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from eniallocator.ledger import VERSION, Contents, Ledger, Note, from_note, to_note
-from eniallocator.records import AssignRecord, Drop, Put, Record, TypeLimits, Use
+from eniallocator.records import AssignRecord, Drop, Put, Record, RoutedAddress, TypeLimits, Use
 from eniway.errors import InvariantBroken, NotReady
-from tests.unit.eniallocator.made import eni, lease, primary_of, secondary
+from tests.unit.eniallocator.made import POD_CIDR, eni, lease, primary_of, routed, secondary
 
 CARD = eni(1)
 OTHER = eni(2, Use.EXCLUSIVE)
@@ -65,12 +65,18 @@ async def test_everything_written_is_found_again(ledger: Ledger) -> None:
     exclusive = lease("db", OTHER, EXCLUSIVE_ADDRESS, service=ADDRESSES[2])
     resting = replace(ADDRESSES[1], released=17.5, orphan=True, leaving=True)
     assign = AssignRecord("token", CARD.token, 5, 3.0)
+    address, of_a_route = routed("cron", CARD, POD_CIDR[7])
+    was_routed = RoutedAddress(POD_CIDR[8], 19.5)
     await ledger.write(*map(Put, ALL), Put(resting), Put(held), Put(exclusive), Put(assign))
+    await ledger.write(Put(address), Put(of_a_route), Put(was_routed))
     found = reopened(ledger)
     assert set(found.enis) == {CARD, OTHER}
     assert set(found.addresses) == {FIRST, ADDRESSES[0], resting, ADDRESSES[2], EXCLUSIVE_ADDRESS}
-    assert set(found.leases) == {held, exclusive}
+    assert set(found.leases) == {held, exclusive, of_a_route}
+    assert set(found.routed) == {address, was_routed}
     assert found.assigns == (assign,)
+    await ledger.write(Drop(of_a_route), Drop(address))
+    assert set(reopened(ledger).leases) == {held, exclusive}
 
 
 @pytest.mark.parametrize(
@@ -89,6 +95,31 @@ async def test_nothing_is_leased_twice(ledger: Ledger, second: object, what: str
     with pytest.raises(InvariantBroken, match=what):
         await ledger.write(Put(second))  # type: ignore[arg-type]  # a lease
     assert set(reopened(ledger).leases) == set(first)
+
+
+async def test_no_routed_address_is_leased_twice_or_dropped_under_a_lease(ledger: Ledger) -> None:
+    """The same laws as for the addresses of cards."""
+    address, held = routed("web", CARD, POD_CIDR[7])
+    await ledger.write(*map(Put, ALL), Put(address), Put(held))
+    with pytest.raises(InvariantBroken, match=r"routed_leases\.address"):
+        await ledger.write(Put(routed("other", CARD, POD_CIDR[7])[1]))
+    for record in (address, CARD):
+        with pytest.raises(InvariantBroken, match="FOREIGN KEY"):
+            await ledger.write(Drop(record))
+    assert reopened(ledger).leases == (held,)
+
+
+async def test_the_first_release_reads_a_ledger_with_routed_leases(ledger: Ledger) -> None:
+    """It knew of no such kind: a row of it among its own would have made the whole ledger unreadable."""
+    await ledger.write(*map(Put, ALL), Put(lease("web", CARD, ADDRESSES[0])))
+    address, held = routed("cron", CARD, POD_CIDR[7])
+    await ledger.write(Put(address), Put(held))
+    with sqlite3.connect(ledger.path) as other:
+        kinds = {row[0] for row in other.execute("SELECT kind FROM leases")}
+        columns = [row[1] for row in other.execute("PRAGMA table_info(leases)")]
+    other.close()
+    assert kinds == {"shared"}
+    assert columns[-5:] == ["token", "address", "service_address", "confirmed", "since"]
 
 
 @pytest.mark.parametrize("record", [CARD, ADDRESSES[0]], ids=["card", "address"])

@@ -11,10 +11,13 @@ from eniallocator.devices import Device, devices
 from eniallocator.lifecycle import State
 from eniallocator.plan import CardView
 from eniallocator.records import Use
-from eniway.model import Capacity, Slot, VSwitchId
+from eniallocator.routed import Standing
+from eniway.model import Capacity, Slot, VSwitchId, Wish
 from tests.unit.eniallocator.made import eni
 from tests.unit.eniallocator.test_plan import LIMITS, VSWITCH, card, free
 from tests.unit.eniallocator.test_reclaim import IDENTITY
+
+SERVES = Standing(possible=True, reason="Serving", message="")
 
 
 def addresses(*cards: CardView, stock: int = 1000, **limits: object) -> Capacity:
@@ -82,16 +85,34 @@ def test_a_slot_is_healthy_when_it_is_used_or_can_be_filled() -> None:
     assert not any(device.healthy for device in devices([eni(0)], set(), replace(limits, foreign=3)))
 
 
+def test_what_pods_can_have_that_ask_for_nothing_depends_on_the_nodes_default() -> None:
+    """And so does why there is no more."""
+    capacity = {"addresses": Capacity(5, 2, 0, 0, 4), "routed": Capacity(254, 0, 1, 1, 2)}
+    assert [publish.free_by_default(capacity, wish) for wish in Wish] == [3, 250, 253]
+    assert [publish.shortage("full", "no podCIDR", wish) for wish in Wish] == [
+        "full",
+        "no podCIDR",
+        "full; no podCIDR",
+    ]
+
+
 def test_a_condition_says_since_when_it_is_as_it_is() -> None:
     """The reason may change within; the time does not."""
     conditions = Conditions()
     for wall, addresses_left in ((1.0, 5), (2.0, 3), (3.0, 0), (4.0, 0)):
         judged = conditions.judge(
-            started=True, addresses=addresses_left, shortage="full", obstacle="", trouble=None, wall=wall
+            started=True,
+            addresses=addresses_left,
+            shortage="full",
+            obstacle="",
+            routed=SERVES,
+            trouble=None,
+            wall=wall,
         )
     assert {condition.type: (condition.status, condition.since) for condition in judged} == {
         "Ready": (True, 1.0),
         "SufficientIP": (False, 3.0),
+        "RoutedPods": (True, 1.0),
         "CanGrow": (True, 1.0),
         "CloudReachable": (True, 1.0),
     }
@@ -100,7 +121,13 @@ def test_a_condition_says_since_when_it_is_as_it_is() -> None:
 def test_what_keeps_cards_from_being_made_is_a_condition() -> None:
     """Also while there are addresses enough: cold slots are unhealthy then, and somebody asks why."""
     judged = Conditions().judge(
-        started=True, addresses=5, shortage="", obstacle="EniPerInstanceLimitExceeded", trouble=None, wall=1.0
+        started=True,
+        addresses=5,
+        shortage="",
+        obstacle="EniPerInstanceLimitExceeded",
+        routed=SERVES,
+        trouble=None,
+        wall=1.0,
     )
     (found,) = (condition for condition in judged if condition.type == "CanGrow")
     assert (found.status, "EniPerInstanceLimitExceeded" in found.message) == (False, True)
@@ -117,8 +144,10 @@ def test_the_status_is_what_the_crd_takes() -> None:
         vswitches=[VSwitchId("vsw-1")],
         enis=enis,
         cards={record.token: card(record.slot or 0) for record in enis},
-        capacity={"slots": capacity, "addresses": capacity},
-        conditions=Conditions().judge(started=False, addresses=0, shortage="", obstacle="", trouble=None, wall=1e9),
+        capacity={"slots": capacity, "addresses": capacity, "routed": capacity},
+        conditions=Conditions().judge(
+            started=False, addresses=0, shortage="", obstacle="", routed=SERVES, trouble=None, wall=1e9
+        ),
     )
     _fits(status, schema, "status")
     assert [entry["slot"] for entry in status["cards"]] == [0, 1, 2]

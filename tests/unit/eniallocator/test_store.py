@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,24 @@ async def test_an_outcome_stands_whatever_the_disk_says(store: Store, ledger: Le
     await store.intend(Put(other))
     assert ledger.contents().leases == (other,)
     assert not owes(store)
+
+
+async def test_what_is_recorded_is_in_memory_at_once_and_on_disk_soon(store: Store, ledger: Ledger) -> None:
+    """Before anything that is asked for later; a refusal makes it owed."""
+    await store.intend(Put(HELD))
+    confirmed = replace(HELD, confirmed=True)
+    store.record(Put(confirmed))
+    assert store.inventory.leases[HELD.key] == confirmed
+    await store.flush()
+    assert ledger.contents().leases == (confirmed,)
+    fill(ledger)
+    store.record(Put(HELD))
+    with pytest.raises(NotReady):
+        await store.flush()
+    assert owes(store)
+    empty(ledger)
+    await store.pay()
+    assert ledger.contents().leases == (HELD,)
 
 
 async def test_what_is_owed_is_paid(store: Store, ledger: Ledger) -> None:

@@ -1,8 +1,11 @@
+from collections.abc import Collection
+from contextlib import nullcontext
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Any
 
 from eniway.model import Card, ContainerId, EniId, Kind, Lease, LeaseKey, Mac, PodRef, PodUid, Slot
-from eniway.node.sweep import compare, is_namespace
+from eniway.node.sweep import Sweeper, compare, is_namespace
 
 CARD = Card(
     EniId("eni-1"),
@@ -41,3 +44,33 @@ def test_a_plain_file_is_no_namespace(tmp_path: Path) -> None:
     assert not is_namespace(str(tmp_path / "none"))
     assert not is_namespace("")
     assert is_namespace("/proc/self/ns/net")
+
+
+class Rooms:
+    """Books that know the podCIDR, and a kernel that routes an address to a pod."""
+
+    pod_cidr: IPv4Network | None = None
+    accounted: Collection[IPv4Address] = ()
+    claimed: Collection[IPv4Network] = ()
+
+    def account(self, addresses: Collection[IPv4Address]) -> None:
+        self.accounted = addresses
+
+    async def observe_addresses(self) -> Collection[IPv4Address]:
+        return {IPv4Address("172.20.1.9")}
+
+    async def claim_ranges(self, cidrs: Collection[IPv4Network]) -> None:
+        self.claimed = cidrs
+
+
+async def test_a_sweep_tells_the_books_what_is_routed_and_the_kernel_what_is_the_nodes() -> None:
+    """So nobody gets an address in use, and what of the podCIDR is nobody's goes nowhere."""
+    rooms: Any = Rooms()
+    sweeper = Sweeper(
+        rooms, rooms, service_cidr=IPv4Network("172.21.0.0/20"), turn=lambda _: nullcontext(), trusted=True
+    )
+    await sweeper.sweep_ranges()
+    assert (rooms.accounted, rooms.claimed) == ({IPv4Address("172.20.1.9")}, ())
+    rooms.pod_cidr = IPv4Network("172.20.1.0/24")
+    await sweeper.sweep_ranges()
+    assert rooms.claimed == (rooms.pod_cidr,)

@@ -73,7 +73,7 @@ def published(*, use: Use, state: State, known: bool) -> dict[str, Any]:
         enis=[eni],
         cards={"token": CardView("token", use, state, Slot(1), HERE)},
         capacity=dict.fromkeys(
-            ("slots", "addresses"), Capacity(in_service=3, growable=2, cooling=1, orphaned=0, used=1)
+            ("slots", "addresses", "routed"), Capacity(in_service=3, growable=2, cooling=1, orphaned=0, used=1)
         ),
         conditions=[Condition("Ready", status, "Reason", "", since=1.5) for status in (True, False, None)],
     )
