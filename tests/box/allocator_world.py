@@ -218,7 +218,7 @@ class Rig:
         """Secondary ENIs of the cloud."""
         return [eni for eni in self.world.enis.values() if eni.type is EniType.SECONDARY and eni.status is status]
 
-    async def until(self, holds: Callable[[], bool], *, within: float = 300.0) -> None:
+    async def until(self, holds: Callable[[], bool], *, within: float = 2400.0) -> None:
         """Wait until ``holds``; the state of a cloud has no event a test could await."""
         async with self.clock.timeout_at(self.clock.monotonic() + within):
             while not holds():  # noqa: ASYNC110 -- see above
@@ -295,3 +295,16 @@ async def _served(app: web.Application) -> AsyncIterator[str]:
         yield f"http://{host}:{port}"
     finally:
         await runner.cleanup()
+
+
+async def disk_has_what_memory_has(books: Books) -> None:
+    await books._store.flush()
+    disk, memory = books._ledger.contents(), books._inventory
+    assert set(disk.enis) == set(memory.enis.values())
+    assert set(disk.addresses) == set(memory.addresses.values())
+    assert set(disk.leases) == set(memory.leases.values())
+
+
+def condition(books: Books, kind: str) -> tuple[bool, str]:
+    (found,) = (condition for condition in books.status()["conditions"] if condition["type"] == kind)
+    return found["status"] == "True", found["reason"]

@@ -1,0 +1,253 @@
+"""Books and cloud at odds: addresses that change hands, cards that vanish or do not come, and a ledger that lies."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eniallocator.lifecycle import State
+from eniallocator.plan import Unassign
+from eniallocator.records import AddressRecord, Put, Use
+from eniway.errors import CapacityError, DeadlineExceeded, VSwitchExhausted
+from eniway.model import Mac, Slot
+from tests.box.allocator_world import Rig, condition, disk_has_what_memory_has, rig
+from vpcbox.faults import Kind as FaultKind
+from vpcbox.faults import Rule
+from vpcbox.world.model import EniStatus, EniType
+
+
+@pytest.fixture
+async def cloud(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with rig(tmp_path) as made:
+        yield made
+
+
+async def test_addresses_of_a_card_deleted_by_somebody_may_be_another_cards(tmp_path: Path) -> None:
+    """Disk and memory agree on who has them, across a restart, and no pod gets one that another's lease still names."""
+    async with rig(tmp_path, pods="10.0.16.0/29") as cloud:
+        pool: dict[str, Any] = {"exclusive_slots": 0, "min_idle_addresses": 0, "cooldown_seconds": 1.0}
+        async with cloud.books(**pool) as books:
+            old = [await cloud.add(books, f"web-{number}") for number in range(3)]
+            card = old[0].card
+            await cloud.quiet()
+            cloud.world.detach_eni(card.eni_id, cloud.instance_id)
+            await cloud.until(lambda: bool(cloud.cards(status=EniStatus.AVAILABLE)))
+            cloud.world.delete_eni(card.eni_id)
+            await cloud.until(lambda: card.eni_id not in cloud.world.enis)
+        async with cloud.books(**pool) as books:
+            await cloud.until(lambda: card.eni_id not in {eni.eni_id for eni in books.cards()})
+            new = [await cloud.add(books, f"new-{number}") for number in range(3)]
+            await cloud.quiet()
+            assert not {lease.address for lease in old} & {lease.address for lease in new}
+            there = {
+                address
+                for eni in cloud.world.enis.values()
+                for address in (eni.primary_address, *eni.secondary_addresses)
+            }
+            assert {lease.address for lease in old} & there
+            await disk_has_what_memory_has(books)
+        async with cloud.books(**pool) as books:
+            assert {lease.key for lease in books.leases()} == {lease.key for lease in (*old, *new)}
+            for lease in old:
+                await books.release(lease.key)
+            await cloud.until(lambda: card.slot not in {eni.slot for eni in books.cards() if eni == card})
+            await cloud.until(lambda: len(books._inventory.enis) == len(cloud.cards()) + 1)
+            await disk_has_what_memory_has(books)
+
+
+async def test_a_deleted_cards_own_address_may_be_another_cards(tmp_path: Path) -> None:
+    """The only one left: the new card has it in memory, on disk and after a restart, and waits for the old lease."""
+    async with rig(tmp_path, pods="10.0.16.0/29") as cloud:
+        pool: dict[str, Any] = {"exclusive_slots": 2, "warm_exclusive": 0, "min_idle_addresses": 0}
+        async with cloud.books(**pool) as books:
+            old = await cloud.add(books, "db", slot=3)
+            await cloud.quiet()
+            for _ in range(3):
+                await cloud.world.create_eni(cloud.vswitches[0], [cloud.group], description="somebody's")
+            cloud.world.detach_eni(old.card.eni_id, cloud.instance_id)
+            await cloud.until(lambda: cloud.world.enis[old.card.eni_id].status is EniStatus.AVAILABLE)
+            cloud.world.delete_eni(old.card.eni_id)
+            await cloud.until(lambda: old.card.eni_id not in cloud.world.enis)
+        cloud.vswitches = cloud.vswitches[:1]
+        async with cloud.books(**pool) as books:
+            await cloud.until(lambda: old.card.eni_id not in {card.eni_id for card in books.cards()})
+            books.want_slot(Slot(2))
+            await cloud.until(lambda: 2 in {card.slot for card in books.cards()})
+            await disk_has_what_memory_has(books)
+        async with cloud.books(**pool) as books:
+            assert books.lease(old.key) == old
+            with pytest.raises(DeadlineExceeded, match=r"default/db .* still holds"):
+                await cloud.add(books, "db-2", slot=2, within=5.0)
+            await books.release(old.key)
+            new = await cloud.add(books, "db-2", slot=2)
+            assert new.address == old.address
+            await disk_has_what_memory_has(books)
+
+
+async def test_a_card_that_is_being_deleted_has_no_address_in_the_books(cloud: Rig) -> None:
+    """They are another card's before we hear that it is gone."""
+    cloud.faults.add(Rule(FaultKind.STUCK, "DeleteNetworkInterface", count=1))
+    pool: dict[str, Any] = {
+        "min_idle_addresses": 0,
+        "max_idle_addresses": 0,
+        "exclusive_slots": 0,
+        "cooldown_seconds": 1.0,
+    }
+    async with cloud.books(**pool) as books:
+        lease = await cloud.add(books, "web")
+        await books.release(lease.key)
+        enis = books._inventory.enis
+        await cloud.until(lambda: [eni.state for eni in enis.values() if eni.use is Use.SHARED] == [State.DELETING])
+        (leaving,) = (eni for eni in enis.values() if eni.use is Use.SHARED)
+        assert (leaving.address, leaving.mac, books._inventory.of_card(leaving.token)) == (None, None, frozenset())
+        await cloud.until(lambda: leaving.token not in enis, within=600.0)
+        assert not books._pool._careers._fresh
+
+
+async def test_an_address_given_back_may_be_another_cards_before_we_hear_of_it(cloud: Rig) -> None:
+    """Unassign is done and its answers are lost; what the other card was given meanwhile stays its."""
+    async with cloud.books(exclusive_slots=0, min_idle_addresses=3, max_idle_addresses=9) as books:
+        await asyncio.gather(*(cloud.add(books, f"web-{number}") for number in range(15)))
+        await cloud.quiet()
+        cloud.faults.add(
+            Rule(FaultKind.LOST_ANSWER, "UnassignPrivateIpAddresses", status=500, code="InternalError", count=2)
+        )
+        one, other = (eni.token for eni in books._inventory.enis.values() if eni.use is Use.SHARED)
+        token = next(token for token in (one, other) if books._inventory.free_of(token, cloud.clock.monotonic()))
+        (address, *_) = books._inventory.free_of(token, cloud.clock.monotonic())
+        books._pool._start(Unassign(token, (address,)))
+        await cloud.until(lambda: "UnassignPrivateIpAddresses" in cloud.calls)
+        taken = AddressRecord(address, other if token == one else one)
+        await books._store.settle(Put(taken))
+        await cloud.until(lambda: not books._pool._busy)
+        assert books._inventory.addresses[address] == taken
+
+
+async def test_a_card_that_does_not_arrive_keeps_no_pod_waiting(cloud: Rig) -> None:
+    """Its link never appears: after a while the pod gets an address of another card, for there are slots."""
+    async with cloud.books(exclusive_slots=0) as books, asyncio.TaskGroup() as group:
+        waiting = group.create_task(cloud.add(books, "web"))
+        await cloud.until(lambda: any(eni.type is EniType.SECONDARY for eni in cloud.world.enis.values()))
+        (stuck,) = (eni for eni in cloud.world.enis.values() if eni.type is EniType.SECONDARY)
+        cloud.node.in_pods.add(Mac(stuck.mac))
+        lease = await waiting
+        assert lease.card.eni_id != stuck.id
+
+
+async def test_an_address_taken_away_under_its_pod_is_not_handed_out_again(cloud: Rig) -> None:
+    """The VPC no longer delivers it here: the pod's release forgets it."""
+    async with cloud.books(exclusive_slots=0) as books:
+        lease = await cloud.add(books, "web")
+        await cloud.quiet()
+    await cloud.world.unassign_addresses(lease.card.eni_id, [lease.address])
+    async with cloud.books(exclusive_slots=0) as books:
+        await cloud.until(lambda: books._inventory.addresses[lease.address].orphan)
+        await books.release(lease.key)
+        await books.settle_orphans(())
+        assert lease.address not in books._inventory.addresses
+        await disk_has_what_memory_has(books)
+
+
+async def test_a_card_missing_on_the_node_is_not_filled_up(cloud: Rig) -> None:
+    """Until it can be prepared again; who waits does not hear of an address on it."""
+    async with cloud.books(exclusive_slots=3, warm_exclusive=0) as books:
+        lease = await cloud.add(books, "web")
+        await cloud.quiet()
+        assert list(books.shared_cards()) == [lease.card]
+        links, cloud.node.links = cloud.node.links, {}
+        books.card_missing(lease.card)
+        calls = len(cloud.calls)
+        with pytest.raises((DeadlineExceeded, CapacityError)):
+            await cloud.add(books, "other", within=15.0)
+        assert "DescribeNetworkInterfaces" in cloud.calls[calls:]
+        cloud.node.links = links
+        assert (await cloud.add(books, "other")).card == lease.card
+
+
+async def test_a_warm_card_is_parked(cloud: Rig) -> None:
+    """Before it can be had by a pod; and the sweep knows which ones to look after."""
+    async with cloud.books() as books:
+        await cloud.until(lambda: any(device.warm for device in books.devices()))
+        (card,) = books.idle_exclusive_cards()
+        assert card.eni_id in cloud.node.parked
+        await cloud.add(books, "db", slot=card.slot)
+        assert list(books.idle_exclusive_cards()) == []
+
+
+async def test_empty_vswitches_are_asked_about_ever_less_often(cloud: Rig) -> None:
+    """The quota is the account's; the limits of a type are asked for once."""
+    for vswitch in cloud.vswitches:
+        cloud.faults.add(Rule(FaultKind.VSWITCH_EMPTY, vswitch))
+    async with cloud.books():
+        await cloud.clock.sleep(400.0)
+    assert 2 <= cloud.calls.count("DescribeVSwitches") <= 6
+    assert cloud.calls.count("DescribeInstanceTypes") == 1
+
+
+async def test_a_refused_first_look_is_tried_ever_less_often(cloud: Rig) -> None:
+    """A key that may not describe: no call a second."""
+    cloud.faults.add(Rule(FaultKind.ERROR, "DescribeNetworkInterfaces", status=403, code="Forbidden.RAM"))
+    async with cloud.books():
+        await cloud.clock.sleep(100.0)
+    assert 2 <= cloud.calls.count("DescribeNetworkInterfaces") <= 20
+
+
+async def test_service_addresses_survive_a_lost_ledger(cloud: Rig) -> None:
+    """Nobody gets them while a pod may have them; afterwards they are of use again."""
+    async with cloud.books() as books:
+        await cloud.until(lambda: any(device.warm for device in books.devices()))
+        lease = await cloud.add(books, "db", slot=3)
+        await cloud.quiet()
+    assert lease.service_address is not None
+    cloud.ledger.write_bytes(b"not a database at all" * 1000)
+    async with cloud.books() as books:
+        await cloud.until(lambda: lease.service_address in books._inventory.addresses)
+        assert books._inventory.addresses[lease.service_address].orphan
+        await books.settle_orphans(())
+        assert not books._inventory.addresses[lease.service_address].orphan
+
+
+async def test_the_primary_card_is_what_the_metadata_service_says(cloud: Rig) -> None:
+    """Its address may be changed while the instance is stopped."""
+    async with cloud.books() as books:
+        primary = books.primary
+    with sqlite3.connect(cloud.ledger) as ledger:
+        ledger.execute("UPDATE enis SET address = '10.0.0.250', gateway = '10.0.0.251' WHERE use = 'primary'")
+        ledger.execute("UPDATE addresses SET address = '10.0.0.250' WHERE is_primary AND token = 'primary'")
+    ledger.close()
+    cloud.boot_id = "boot-2"
+    async with cloud.books() as books:
+        assert books.primary == primary
+        await disk_has_what_memory_has(books)
+        assert [record.address for record in books._inventory.addresses.values() if record.primary] == [primary.address]
+
+
+async def test_a_configuration_without_a_usable_vswitch_is_said_as_such(cloud: Rig) -> None:
+    """A typo is no shortage of addresses."""
+    cloud.vswitches = ["vsw-typo"]
+    async with cloud.books() as books:
+        with pytest.raises(VSwitchExhausted, match="expected one of vsw-typo of zone cn-box-a in the VPC vpc-"):
+            await cloud.add(books, "web", within=20.0)
+        assert condition(books, "CanGrow") == (False, "Refused")
+
+
+async def test_a_lease_that_contradicts_the_books_keeps_no_other_from_being_served(cloud: Rig) -> None:
+    """It is passed over and logged; it can still be released."""
+    async with cloud.books(exclusive_slots=0) as books:
+        web, other = [await cloud.add(books, name) for name in ("web", "other")]
+        held = books._inventory.leases[other.key]
+        await books._store.settle(
+            Put(
+                replace(books._inventory.enis[held.token], token="half", slot=None, eni_id=None, mac=None, address=None)
+            ),
+            Put(replace(held, token="half")),
+        )
+    async with cloud.books(exclusive_slots=0, run=False) as books:
+        assert list(books.leases()) == [web]
+        assert books.lease(other.key) is None
+        await books.release(other.key)
+        assert other.key not in books._inventory.leases
