@@ -146,11 +146,13 @@ def test_wrong_credentials_are_named_and_what_is_in_service_is_served(box: Box, 
 
 
 def test_unreachable_openapi_is_named_and_what_is_in_service_is_served(box: Box, kube: Kube, node: str) -> None:
-    """The NodeNetwork says which address does not answer, until it does again."""
+    """A daemon that starts then serves from its ledger, and the NodeNetwork says which address does not answer."""
     rule = ["OUTPUT", "-d", OPENAPI, "-j", "REJECT"]
     hold.settles(lambda: _unsettled(box, node), seconds=hold.PATIENCE)
     box.sh(node, ["iptables", "-w", "-I", *rule])
     try:
+        hold.replace_daemon(kube, node)
+        hold.await_daemons(kube, len(box.status().nodes))
         hold.start(kube, [hold.pod(f"served-{number}", node=node) for number in range(3)])
         condition = hold.condition(kube, node, "CloudReachable", "False")
         assert OPENAPI in condition["message"]
