@@ -190,11 +190,6 @@ class Books:
         if (held := self._inventory.leases.get(key)) is not None and not held.confirmed:
             self._store.record(Put(replace(held, confirmed=True)))
 
-    def is_confirmed(self, key: LeaseKey) -> bool:
-        """Whether the kernel was done once."""
-        held = self._inventory.leases.get(key)
-        return held is not None and held.confirmed
-
     async def release(self, key: LeaseKey) -> None:
         """End a lease.
 
