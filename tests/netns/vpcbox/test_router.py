@@ -33,6 +33,16 @@ async def _link_appears(path: Path, mac: str) -> dict[str, object]:
             await asyncio.sleep(0.01)
 
 
+async def _delivers(router: Router, card: Card) -> None:
+    """The newest port, the one of ``card``, is whole and its carrier on: before that, what it is sent is lost."""
+    await router.update(card)  # one change at a time: that of handing back is over
+    namespace = await Namespace.open(router.path)
+    try:
+        await namespace.carries(max(await namespace.links()))
+    finally:
+        namespace.close()
+
+
 async def test_the_primary_card_is_configured_as_by_dhcp_and_others_come_down_and_bare(
     router: Router, card: MakeCard
 ) -> None:
@@ -182,6 +192,7 @@ async def test_a_card_whose_namespace_dies_returns_to_its_instance(
     await namespace.request("link", "set", index=index, state="up")
     await namespace.request("addr", "add", index=index, address="10.0.0.7", prefixlen=32)
     namespace.close()
+    await _delivers(router, lent)
     b = udp(await router.instance("b"), port=7)
     await udp(await router.instance("a")).send("home", "10.0.0.7")
     assert await b.receive() == ("home", "10.0.0.1")
