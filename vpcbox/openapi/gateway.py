@@ -116,7 +116,7 @@ class Gateway:
         if key is None:
             raise Refused("InvalidAccessKeyId.NotFound", "Specified access key is not found.")
         if key.token is not None and not token:
-            raise Refused("MissingSecurityToken", "SecurityToken is required for this action.")
+            raise Refused("MissingSecurityToken", "SecurityToken is mandatory for this action.")
         if (key.token or "") != (token or ""):
             raise Refused(
                 "InvalidSecurityToken.MismatchWithAccessKey",

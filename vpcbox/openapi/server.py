@@ -10,12 +10,13 @@ from urllib.parse import parse_qsl
 from aiohttp import web
 
 from vpcbox.faults import Faults, Kind, Rule
-from vpcbox.openapi import errors
-from vpcbox.openapi.actions import ACTIONS, VPC, WITH_CLIENT_TOKEN
+from vpcbox.openapi import errors, sts
+from vpcbox.openapi.actions import ACTIONS, ECS, WITH_CLIENT_TOKEN
 from vpcbox.openapi.credentials import Credentials
 from vpcbox.openapi.gateway import Call, Gateway
 from vpcbox.openapi.idempotency import Tokens
 from vpcbox.openapi.params import Params, missing
+from vpcbox.openapi.ram import Ram
 from vpcbox.world.errors import Refused
 from vpcbox.world.model import REGION
 from vpcbox.world.world import World
@@ -25,18 +26,19 @@ LONGEST_LINE = 1 << 16  # of a request: the SDK's V1 sends all of it, even a lis
 _log = logging.getLogger(__name__)
 
 
-def application(world: World, credentials: Credentials, faults: Faults) -> web.Application:
-    """ECS and VPC on one endpoint: GET and POST on any path, the version tells the product."""
-    endpoint = _Endpoint(world, credentials, faults)
+def application(world: World, credentials: Credentials, faults: Faults, ram: Ram | None = None) -> web.Application:
+    """ECS, VPC and STS on one endpoint: GET and POST on any path, the version tells the product."""
+    endpoint = _Endpoint(world, credentials, faults, ram or Ram())
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", endpoint.handle)
     return app
 
 
 class _Endpoint:
-    def __init__(self, world: World, credentials: Credentials, faults: Faults) -> None:
+    def __init__(self, world: World, credentials: Credentials, faults: Faults, ram: Ram) -> None:
         self._world = world
         self._faults = faults
+        self._actions = {**ACTIONS, sts.VERSION: sts.Sts(ram, credentials).actions}
         self._gateway = Gateway(credentials, world.clock)
         self._tokens = Tokens(world.clock)
 
@@ -64,21 +66,21 @@ class _Endpoint:
         for name, value in (("Action", call.action), ("Version", call.version)):
             if not value:
                 raise missing(name)
-        if call.version not in ACTIONS:
+        if call.version not in self._actions:
             raise Refused("InvalidVersion", "Specified parameter Version is not valid.")
-        action = ACTIONS[call.version].get(call.action)
+        action = self._actions[call.version].get(call.action)
         if action is None:
             raise Refused("InvalidAction.NotFound", "Specified api is not found, please check your url and method.")
-        key = self._gateway.authenticate(call)
+        caller = "" if call.action in sts.UNSIGNED else self._gateway.authenticate(call).id
         await self._misbehave(call.action)
 
         params = call.action_params
         token = params.pop("ClientToken", "") if call.action in WITH_CLIENT_TOKEN else ""
         p = Params(params)
-        _check_region(p, mandatory=call.version != VPC)
+        _check_region(p, mandatory=call.version == ECS)
         if token:
             answer: Mapping[str, Any] = await self._tokens.once(
-                (key.id, call.action, token), params, lambda: action(self._world, p)
+                (caller, call.action, token), params, lambda: action(self._world, p)
             )
         else:
             answer = await action(self._world, p)
