@@ -144,8 +144,9 @@ async def test_a_token_that_proves_nothing_gives_nothing(box: Any, changes: dict
 async def test_what_is_wrong_with_a_request_is_named(box: Any, changes: dict[str, str], status: int, code: str) -> None:
     """Each field has its bounds; a role for instances only is not for keys."""
     box.ram.add(ROLE, Role("service-only", account=False))
+    asked: dict[str, Any] = {"RoleArn": ROLE.arn, "RoleSessionName": "me", **changes}
     with pytest.raises(TeaException) as caught:
-        await _ask(box, "AssumeRole", **{"RoleArn": ROLE.arn, "RoleSessionName": "me", **changes})
+        await _ask(box, "AssumeRole", **asked)
     assert (caught.value.code, caught.value.data["statusCode"]) == (code, status)
 
 
