@@ -27,8 +27,9 @@ from typing import Any
 
 from aiohttp import web
 
-from vpcbox import control, instances
+from vpcbox import account, control, instances
 from vpcbox.cluster.cluster import Cluster
+from vpcbox.cluster.commands import ISSUER
 from vpcbox.cluster.components.build import ComponentSet, ensure
 from vpcbox.fabric import netns
 from vpcbox.fabric.router import Router
@@ -39,6 +40,7 @@ from vpcbox.launch import Options
 from vpcbox.metadata import server as metadata
 from vpcbox.openapi import server as openapi
 from vpcbox.openapi.credentials import Credentials
+from vpcbox.openapi.ram import Ram
 from vpcbox.processes import Node, Processes, Vpc
 from vpcbox.reaper import reap_orphans
 from vpcbox.world import instance_types
@@ -81,6 +83,7 @@ class Box:
         self._faults = Faults()
         clock = Clock(options.speed)
         self._credentials = Credentials(clock)
+        self._ram = Ram([account.ROLE])
         self._world = World(clock, self._router, random.Random(), instance_types.load(), faults=self._faults)
         self._openapi_port = 0
         self._cluster: Cluster | None = None
@@ -154,7 +157,7 @@ class Box:
 
     async def _serve(self) -> None:
         """Open the cloud's doors: metadata inside, the API inside and on the machine's 127.0.0.1."""
-        cloud = openapi.application(self._world, self._credentials, self._faults)
+        cloud = openapi.application(self._world, self._credentials, self._faults, self._ram)
         local = local_listener()
         self._openapi_port = local.getsockname()[1]
         await _serve_http(cloud, netns.listener(self._router.path, str(OPENAPI), 80), local)
@@ -172,7 +175,11 @@ class Box:
 
     async def _boot(self, name: str, instance_type: str) -> Node:
         instance = await self._world.create_instance(
-            name, instance_type, self.vpc.node_vswitch_id, [self.vpc.security_group_id]
+            name,
+            instance_type,
+            self.vpc.node_vswitch_id,
+            [self.vpc.security_group_id],
+            ram_role=account.ROLE.name,
         )
         return await self._boot_guest(name, instance.id, instance_type)
 
@@ -187,6 +194,7 @@ class Box:
         self._components = await asyncio.to_thread(ensure, progress=self.stage)
         self._cluster = Cluster(self, self._components)
         await self._cluster.up(list(self._nodes.values()))
+        self._ram.add(account.provider(ISSUER, self._cluster.token_key))
         return self._cluster
 
     async def _install(self) -> None:

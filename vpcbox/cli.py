@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vpcbox import control
+from vpcbox.faults import FIELDS, Kind
 from vpcbox.state import StateError, clear, living
 
 DEFAULT_INSTANCE_TYPE = "ecs.g7.xlarge"
@@ -249,8 +250,8 @@ def _parser() -> argparse.ArgumentParser:
 
     fault = group("fault", "what goes wrong in the cloud")
     add = command("add", _fault_add, "put a rule in force; prints its id", fault)
-    add.add_argument("kind", metavar="KIND", help="error, delay, lost-answer, throttle, stuck, …")
-    add.add_argument("settings", nargs="*", metavar="FIELD=VALUE", help="target, code, status, message, seconds, …")
+    add.add_argument("kind", metavar="KIND", help=", ".join(Kind))
+    add.add_argument("settings", nargs="*", metavar="FIELD=VALUE", help=f"of {', '.join(FIELDS)}")
     command("list", _fault_list, "the rules in force, a line of JSON each", fault)
     clear_ = command("clear", _fault_clear, "drop a rule, or all", fault)
     clear_.add_argument("id", nargs="?", metavar="ID")

@@ -57,6 +57,11 @@ class Cluster:
             for node in nodes:
                 group.create_task(self.add_node(node))
 
+    @property
+    def token_key(self) -> bytes:
+        """The key (PEM) that the tokens of service accounts are signed with."""
+        return (self._control / "service-account.key").read_bytes()
+
     async def add_node(self, node: Node) -> None:
         """Start a node's components, on a new instance or on one that was rebooted; return when it is registered."""
         await self._prepare(node)

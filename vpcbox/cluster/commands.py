@@ -16,7 +16,7 @@ from vpcbox.cluster.config import (
 )
 
 ETCD = "http://127.0.0.1:2379"
-_ISSUER = "https://kubernetes.default.svc.cluster.local"
+ISSUER = "https://kubernetes.default.svc.cluster.local"
 
 
 def etcd(data: Path) -> list[str]:
@@ -47,7 +47,7 @@ def kube_apiserver(pki: Path, address: IPv4Address) -> list[str]:
         "--enable-admission-plugins=NodeRestriction",
         "--allow-privileged=true",
         f"--service-cluster-ip-range={SERVICE_CIDR}",
-        f"--service-account-issuer={_ISSUER}",
+        f"--service-account-issuer={ISSUER}",
         f"--service-account-key-file={pki / 'service-account.key'}",
         f"--service-account-signing-key-file={pki / 'service-account.key'}",
         f"--kubelet-certificate-authority={pki / 'ca.crt'}",

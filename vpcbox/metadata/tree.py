@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Union
 
 from vpcbox.openapi.credentials import AccessKey
+from vpcbox.openapi.sts import shown
 from vpcbox.world.addresses import gateway
 from vpcbox.world.clock import iso
 from vpcbox.world.model import ACCOUNT, REGION, Eni, EniType, Instance, Vpc, VSwitch
@@ -88,13 +89,4 @@ def _card(eni: Eni, vpc: Vpc, vswitch: VSwitch) -> Tree:
 
 
 def _session(key: AccessKey) -> str:
-    return json.dumps(
-        {
-            "AccessKeyId": key.id,
-            "AccessKeySecret": key.secret,
-            "Expiration": iso(key.expires or 0.0),
-            "SecurityToken": key.token,
-            "LastUpdated": iso(key.issued),
-            "Code": "Success",
-        }
-    )
+    return json.dumps({**shown(key), "LastUpdated": iso(key.issued), "Code": "Success"})

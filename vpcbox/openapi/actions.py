@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from vpcbox.openapi import eni, instance, private_ip, route, route_table, tag, vpc
+from vpcbox.openapi import eni, instance, private_ip, route, route_table, security_group, tag, vpc
 from vpcbox.openapi.params import Params
 from vpcbox.world.world import World
 
@@ -18,10 +18,12 @@ ACTIONS: Mapping[str, Mapping[str, Action]] = {
         "AttachNetworkInterface": eni.attach_network_interface,
         "CreateNetworkInterface": eni.create_network_interface,
         "DeleteNetworkInterface": eni.delete_network_interface,
+        "DescribeInstanceAttribute": instance.describe_instance_attribute,
         "DescribeInstanceTypes": instance.describe_instance_types,
         "DescribeInstances": instance.describe_instances,
         "DescribeNetworkInterfaceAttribute": eni.describe_network_interface_attribute,
         "DescribeNetworkInterfaces": eni.describe_network_interfaces,
+        "DescribeSecurityGroups": security_group.describe_security_groups,
         "DescribeVSwitches": vpc.describe_vswitches,  # the old twin of the VPC product's
         "DescribeVpcs": vpc.describe_vpcs,
         "DetachNetworkInterface": eni.detach_network_interface,
@@ -44,3 +46,6 @@ ACTIONS: Mapping[str, Mapping[str, Action]] = {
 }
 
 WITH_CLIENT_TOKEN = frozenset({"CreateNetworkInterface", "AssignPrivateIpAddresses", "CreateRouteEntry"})
+
+WITHOUT_REGION = frozenset({"DescribeInstanceAttribute"})
+"""Actions of ECS for which RegionId is not mandatory; of other products none is."""

@@ -1,7 +1,7 @@
 """The access keys the OpenAPI knows: lasting ones, and sessions of RAM roles as the metadata service hands out."""
 
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vpcbox.world.clock import Clock
 
@@ -16,6 +16,7 @@ class AccessKey:
     id: str
     secret: str = field(repr=False)
     token: str | None = field(default=None, repr=False)
+    role: str | None = None
     issued: float = 0.0
     expires: float | None = None
 
@@ -24,7 +25,7 @@ class Credentials:
     """Who may call."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+        self.clock = clock
         self._keys: dict[str, AccessKey] = {}
         self._sessions: dict[str, AccessKey] = {}
 
@@ -37,16 +38,29 @@ class Credentials:
         return self._keys.get(access_key_id)
 
     def session(self, role: str) -> AccessKey:
-        """The role's current session, a fresh one where the last is about to end."""
-        now = self._clock.wall()
+        """What an instance of the role finds in its metadata: a fresh session where the last is about to end."""
         held = self._sessions.get(role)
-        if held is None or held.expires is None or held.expires - RENEWED_BEFORE <= now:
-            held = AccessKey(
-                id=f"STS.{secrets.token_hex(12)}",
-                secret=secrets.token_urlsafe(32),
-                token=secrets.token_urlsafe(96),
-                issued=now,
-                expires=now + SESSION_SECONDS,
-            )
-            self._sessions[role] = self._keys[held.id] = held
+        if held is None or held.expires is None or held.expires - RENEWED_BEFORE <= self.clock.wall():
+            held = self._sessions[role] = self.issue(role, SESSION_SECONDS)
         return held
+
+    def issue(self, role: str, seconds: float) -> AccessKey:
+        """A new session of a role, good for so long."""
+        now = self.clock.wall()
+        key = AccessKey(
+            id=f"STS.{secrets.token_hex(12)}",
+            secret=secrets.token_urlsafe(32),
+            token=secrets.token_urlsafe(96),
+            role=role,
+            issued=now,
+            expires=now + seconds,
+        )
+        self._keys[key.id] = key
+        return key
+
+    def end(self, access_key_id: str) -> None:
+        """A session is over before its time; the next one asked for is another."""
+        key = replace(self._keys[access_key_id], expires=self.clock.wall())
+        self._keys[key.id] = key
+        if key.role is not None and (held := self._sessions.get(key.role)) is not None and held.id == key.id:
+            del self._sessions[key.role]

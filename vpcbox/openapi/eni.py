@@ -13,6 +13,7 @@ from vpcbox.world.model import ACCOUNT, Eni, EniStatus, EniType
 from vpcbox.world.world import World
 
 MOST_GROUPS = 5
+MOST_BY_TAG = 1000  # of all pages together: a Describe that filters by tag shows no more
 
 
 async def create_network_interface(world: World, p: Params) -> dict[str, Any]:
@@ -114,7 +115,8 @@ async def describe_network_interfaces(world: World, p: Params) -> dict[str, Any]
             and all(key in eni.tags and value in {"", eni.tags[key]} for key, value in tags.items())
         )
 
-    page = paging.cut(filter(wanted, world.enis.values()), key=lambda eni: eni.id)
+    found = sorted(filter(wanted, world.enis.values()), key=lambda eni: eni.id)
+    page = paging.cut(found[:MOST_BY_TAG] if tags else found, key=lambda eni: eni.id)
     return {
         "NetworkInterfaceSets": {"NetworkInterfaceSet": [_item(eni) for eni in page.items]},
         **page.tokens(),

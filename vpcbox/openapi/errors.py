@@ -8,6 +8,11 @@ _STATUS = {
     "UnsupportedHTTPMethod": 403,
     "LastTokenProcessing": 403,
     "InternalError": 500,
+    # the security token service
+    "NoPermission": 403,
+    "AuthenticationFail.NoPermission": 403,
+    "EntityNotExist.Role": 404,
+    "EntityNotExist.OIDCProvider": 404,
     # addresses and limits
     "InvalidVSwitchId.IpNotEnough": 403,
     "InvalidVSwitchId.IpInvalid": 403,

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from vpcbox.faults import Faults, Kind
 from vpcbox.openapi import signature
 from vpcbox.openapi.credentials import AccessKey, Credentials
 from vpcbox.world.clock import Clock
@@ -62,10 +63,16 @@ class Call:
 class Gateway:
     """Checks signatures, clocks and nonces."""
 
-    def __init__(self, credentials: Credentials, clock: Clock) -> None:
+    def __init__(self, credentials: Credentials, clock: Clock, faults: Faults) -> None:
         self._credentials = credentials
         self._clock = clock
+        self._faults = faults
         self._nonces: dict[str, float] = {}  # in the order they came
+
+    def now(self) -> float:
+        """What the OpenAPI's own clock shows, which may be off."""
+        off = self._faults.standing(Kind.CLOCK_OFF, "*")
+        return self._clock.wall() + (off.seconds if off else 0.0)
 
     def authenticate(self, call: Call) -> AccessKey:
         """Who calls; raises Refused in the words of the cloud where that is not proved."""
@@ -116,12 +123,15 @@ class Gateway:
         if key is None:
             raise Refused("InvalidAccessKeyId.NotFound", "Specified access key is not found.")
         if key.token is not None and not token:
-            raise Refused("MissingSecurityToken", "SecurityToken is required for this action.")
+            raise Refused("MissingSecurityToken", "SecurityToken is mandatory for this action.")
         if (key.token or "") != (token or ""):
             raise Refused(
                 "InvalidSecurityToken.MismatchWithAccessKey",
                 "Specified SecurityToken mismatch with the AccessKey.",
             )
+        if key.role is not None and self._faults.strike(Kind.SESSION_ENDED, key.role):
+            self._credentials.end(key.id)
+            key = self._credentials.find(key.id) or key
         if key.expires is not None and key.expires <= self._clock.wall():
             raise Refused("InvalidSecurityToken.Expired", "Specified SecurityToken is expired.")
         return key
@@ -133,7 +143,7 @@ class Gateway:
             raise Refused(
                 "InvalidTimeStamp.Format", "Specified time stamp or date value is not well formatted."
             ) from None
-        if abs(stamp - self._clock.wall()) > SKEW:
+        if abs(stamp - self.now()) > SKEW:
             raise Refused("InvalidTimeStamp.Expired", "Specified time stamp or date value is expired.")
 
     def _check_nonce(self, nonce: str) -> None:

@@ -1,6 +1,7 @@
 """Instances and their types.
 
 https://help.aliyun.com/zh/ecs/developer-reference/api-ecs-2014-05-26-describeinstances
+https://help.aliyun.com/zh/ecs/developer-reference/api-ecs-2014-05-26-describeinstanceattribute
 https://help.aliyun.com/zh/ecs/developer-reference/api-ecs-2014-05-26-describeinstancetypes
 """
 
@@ -10,6 +11,7 @@ from vpcbox.openapi.eni import private_ip_sets
 from vpcbox.openapi.paging import Paging
 from vpcbox.openapi.params import Params
 from vpcbox.world.clock import iso
+from vpcbox.world.errors import Refused
 from vpcbox.world.model import REGION, Eni, EniStatus, Instance, InstanceType
 from vpcbox.world.world import World
 
@@ -52,6 +54,16 @@ async def describe_instances(world: World, p: Params) -> dict[str, Any]:
     }
 
 
+async def describe_instance_attribute(world: World, p: Params) -> dict[str, Any]:
+    """DescribeInstanceAttribute: one instance, its fields at the top of the answer."""
+    instance_id = p.required("InstanceId")
+    p.finish()
+    instance = world.instances.get(instance_id)
+    if instance is None:
+        raise Refused("InvalidInstanceId.NotFound", "The specified InstanceId does not exist.")
+    return {**_shared_fields(world, instance), "EnableJumboFrame": instance.type.jumbo}
+
+
 async def describe_instance_types(world: World, p: Params) -> dict[str, Any]:
     """DescribeInstanceTypes: types nobody knows give an empty list; callers that do not page get the first 100."""
     names = p.texts("InstanceTypes", 10)
@@ -73,15 +85,13 @@ async def describe_instance_types(world: World, p: Params) -> dict[str, Any]:
     return {"InstanceTypes": {"InstanceType": [_instance_type(kind) for kind in page.items]}, **page.tokens()}
 
 
-def _instance(world: World, instance: Instance) -> dict[str, Any]:
-    primary = world.primary(instance.id)
-    cards = [eni for eni in world.attached(instance.id) if eni.status is not EniStatus.ATTACHING]
+def _shared_fields(world: World, instance: Instance) -> dict[str, Any]:
+    """What both ways of describing an instance say."""
     return {
         "InstanceId": instance.id,
         "InstanceName": instance.name,
         "HostName": instance.name,
         "InstanceType": instance.type.id,
-        "InstanceTypeFamily": instance.type.family,
         "Cpu": instance.type.cpus,
         "Memory": round(instance.type.memory * 1024),
         "Status": instance.status.value,
@@ -92,11 +102,19 @@ def _instance(world: World, instance: Instance) -> dict[str, Any]:
         "VpcAttributes": {
             "VpcId": instance.vpc_id,
             "VSwitchId": instance.vswitch_id,
-            "PrivateIpAddress": {"IpAddress": [str(primary.primary_address)]},
+            "PrivateIpAddress": {"IpAddress": [str(world.primary(instance.id).primary_address)]},
             "NatIpAddress": "",
         },
-        "NetworkInterfaces": {"NetworkInterface": [_card(eni) for eni in cards]},
         "SecurityGroupIds": {"SecurityGroupId": list(instance.security_group_ids)},
+    }
+
+
+def _instance(world: World, instance: Instance) -> dict[str, Any]:
+    cards = [eni for eni in world.attached(instance.id) if eni.status is not EniStatus.ATTACHING]
+    return {
+        **_shared_fields(world, instance),
+        "InstanceTypeFamily": instance.type.family,
+        "NetworkInterfaces": {"NetworkInterface": [_card(eni) for eni in cards]},
         "Tags": {"Tag": [{"TagKey": key, "TagValue": value} for key, value in instance.tags.items()]},
         "MetadataOptions": {
             "HttpEndpoint": "enabled",

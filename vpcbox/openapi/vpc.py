@@ -81,7 +81,7 @@ def _vswitch(world: World, vswitch: VSwitch) -> dict[str, Any]:
         "ZoneId": vswitch.zone,
         "CidrBlock": str(vswitch.cidr),
         "Ipv6CidrBlock": "",
-        "AvailableIpAddressCount": world.available(vswitch.id),
+        "AvailableIpAddressCount": world.stock(vswitch.id),
         "Status": "Available",
         "EnabledIpv6": False,
         "IsDefault": False,

@@ -4,11 +4,15 @@ A vSwitch keeps its first and its last three addresses; the gateway is the one t
 https://help.aliyun.com/zh/vpc/developer-reference/api-vpc-2016-04-28-createvswitch
 """
 
+import math
 import random
+from collections import deque
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 
 from vpcbox.world.errors import Refused
+
+LONGEST_LAG = 600.0  # seconds
 
 
 def gateway(cidr: IPv4Network) -> IPv4Address:
@@ -24,11 +28,22 @@ class AddressBook:
         self._holders: dict[IPv4Address, str] = {}
         self._lowest = cidr.network_address + 1
         self._count = cidr.num_addresses - 4
+        self._noted: deque[tuple[float, int]] = deque([(-math.inf, self._count)])
 
     @property
     def available(self) -> int:
         """How many addresses are free."""
         return self._count - len(self._holders)
+
+    def note(self, now: float) -> None:
+        """Remember how many are free from now on; what was so long ago that nobody asks for it is forgotten."""
+        while len(self._noted) > 1 and self._noted[1][0] <= now - LONGEST_LAG:
+            self._noted.popleft()
+        self._noted.append((now, self.available))
+
+    def available_at(self, when: float) -> int:
+        """How many were free then, as far as noted."""
+        return next((count for since, count in reversed(self._noted) if since <= when), self._noted[0][1])
 
     def holder(self, address: IPv4Address) -> str | None:
         """The ENI that holds the address."""

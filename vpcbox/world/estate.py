@@ -151,7 +151,7 @@ class Estate:
     # -- addresses
 
     def available(self, vswitch_id: str) -> int:
-        """AvailableIpAddressCount."""
+        """Free addresses of a vSwitch."""
         if self.faults.standing(Kind.VSWITCH_EMPTY, vswitch_id):
             return 0
         return self._books[vswitch_id].available
@@ -174,12 +174,15 @@ class Estate:
         except Refused:
             self.release(vswitch_id, taken)
             raise
-        return (*taken, *book.claim_any(count, eni_id, self.rng))
+        claimed = (*taken, *book.claim_any(count, eni_id, self.rng))
+        book.note(self.clock.now())
+        return claimed
 
     def release(self, vswitch_id: str, addresses: Iterable[IPv4Address]) -> None:
         """The addresses are nobody's again."""
         for address in addresses:
             self._books[vswitch_id].release(address)
+        self._books[vswitch_id].note(self.clock.now())
 
     # -- changes, and what a guest sees of them
 

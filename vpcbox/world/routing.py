@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
+from vpcbox.faults import Kind
 from vpcbox.world.errors import Refused
 from vpcbox.world.estate import Estate
 from vpcbox.world.model import NextHopType, RouteEntry, RouteStatus, RouteType
@@ -99,7 +100,8 @@ class Routing:
     def _free(self, table_ids: Iterable[str]) -> dict[str, RouteTable]:
         """The tables, none of which is being written to."""
         tables = {table_id: self._estate.route_table(table_id) for table_id in table_ids}
-        if any(table.changing for table in tables.values()):
+        busy = (self._estate.faults.strike(Kind.VPC_BUSY, table.vpc.id) for table in tables.values())
+        if any(table.changing for table in tables.values()) or any(busy):
             raise Refused("TaskConflict", "The operation is too frequent, please wait a moment and try again.")
         return tables
 
@@ -120,14 +122,14 @@ class Routing:
         return self._estate.primary(instance.id).id
 
     async def _creating(self, table: RouteTable) -> None:
-        await self._estate.clock.sleep(self._takes)
+        await self._estate.clock.sleep(self._takes + self._estate.faults.longer("CreateRouteEntry"))
         arriving = [entry.id for entry in table.entries.values() if entry.status is RouteStatus.PENDING]
         await self._tell(table, arriving)
         for entry_id in arriving:
             table.move(entry_id, RouteStatus.AVAILABLE, self._estate.clock.now())
 
     async def _deleting(self, table: RouteTable) -> None:
-        await self._estate.clock.sleep(self._takes)
+        await self._estate.clock.sleep(self._takes + self._estate.faults.longer("DeleteRouteEntry"))
         await self._tell(table, ())
         for entry in list(table.entries.values()):
             if entry.status is RouteStatus.DELETING:

@@ -5,13 +5,15 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+from vpcbox.faults import Faults, Kind
 from vpcbox.world.errors import Refused
 
 
 class Tasks:
     """The work in progress. ``run`` must be running while changes of status are started."""
 
-    def __init__(self) -> None:
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
         self._group: asyncio.TaskGroup | None = None
         self._busy: set[str] = set()
         self._changing: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -28,11 +30,11 @@ class Tasks:
 
     def busy(self, eni_id: str) -> bool:
         """A call has the ENI to itself."""
-        return eni_id in self._busy
+        return eni_id in self._busy or self._faults.strike(Kind.ENI_BUSY, eni_id) is not None
 
     def check_idle(self, eni_id: str) -> None:
         """``Operation.Conflict`` where a call has the ENI to itself."""
-        if eni_id in self._busy:
+        if self.busy(eni_id):
             raise Refused("Operation.Conflict", "ecs task is conflicted.")
 
     @contextmanager

@@ -38,6 +38,7 @@ class Latency:
     delete: float = 1.0
     assign: float = 0.3
     route: float = 1.0  # from Pending to Available, and from Deleting to gone
+    stock: float = 1.0  # AvailableIpAddressCount lags by so much
     metadata: float = 1.0  # the metadata service lags behind the API by so much
     retry: float = 1.0  # before a wire that failed is asked again
 
@@ -61,7 +62,7 @@ class World(Estate):
     ) -> None:
         super().__init__(clock, rng, instance_types, Faults() if faults is None else faults)
         self.latency = latency or Latency()
-        self._tasks = Tasks()
+        self._tasks = Tasks(self.faults)
         self._plugs = Plugs(self, wire, self._tasks, retry=self.latency.retry)
         self.power = Power(self, self._plugs, self._tasks)
         self.routing = Routing(self, wire, self._tasks, takes=self.latency.route, retry=self.latency.retry)
@@ -207,8 +208,10 @@ class World(Estate):
 
     async def _attaching(self, eni_id: str) -> None:
         spread = self.latency.attach_spread
-        await self.clock.sleep(max(0.0, self.latency.attach + self.rng.uniform(-spread, spread)))
-        if self.faults.strike(Kind.LOST_ATTACH, "AttachNetworkInterface"):
+        usual = max(0.0, self.latency.attach + self.rng.uniform(-spread, spread))
+        await self.clock.sleep(usual + self.faults.longer("AttachNetworkInterface"))
+        if rule := self.faults.strike(Kind.LOST_ATTACH, "AttachNetworkInterface"):
+            await self.clock.sleep(rule.seconds)
             self._unattached(eni_id, Event.ATTACH_FAILED)
             return
         try:
@@ -242,7 +245,7 @@ class World(Estate):
         self._tasks.start(eni_id, self.enis[eni_id].status, self._detaching(eni_id))
 
     async def _detaching(self, eni_id: str) -> None:
-        await self.clock.sleep(self.latency.detach)
+        await self.clock.sleep(self.latency.detach + self.faults.longer("DetachNetworkInterface"))
         if self.faults.strike(Kind.STUCK, "DetachNetworkInterface"):
             return
         await self._plugs.pull(eni_id)
@@ -257,7 +260,7 @@ class World(Estate):
         self._tasks.start(eni_id, self.enis[eni_id].status, self._deleting(eni_id))
 
     async def _deleting(self, eni_id: str) -> None:
-        await self.clock.sleep(self.latency.delete)
+        await self.clock.sleep(self.latency.delete + self.faults.longer("DeleteNetworkInterface"))
         if self.faults.strike(Kind.STUCK, "DeleteNetworkInterface"):
             return
         eni = self.enis.pop(eni_id)
@@ -293,7 +296,14 @@ class World(Estate):
             }
             await self._change(eni_id, {field: value for field, value in given.items() if value is not None})
 
-    # -- secondary addresses
+    # -- addresses
+
+    def stock(self, vswitch_id: str) -> int:
+        """AvailableIpAddressCount, as it was a moment ago."""
+        if self.faults.standing(Kind.VSWITCH_EMPTY, vswitch_id):
+            return 0
+        rule = self.faults.standing(Kind.STOCK_LAG, vswitch_id)
+        return self._books[vswitch_id].available_at(self.clock.now() - (rule.seconds if rule else self.latency.stock))
 
     async def assign_addresses(
         self, eni_id: str, *, addresses: Iterable[IPv4Address] = (), count: int = 0

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession, web
+from aliyunsdkcore.auth.credentials import StsTokenCredential
 from aliyunsdkcore.client import AcsClient
 from aliyunsdkcore.request import CommonRequest
 
 from vpcbox.faults import Faults
 from vpcbox.metadata.server import application as metadata
 from vpcbox.openapi.credentials import Credentials
+from vpcbox.openapi.ram import Ram
 from vpcbox.openapi.server import LONGEST_LINE
 from vpcbox.openapi.server import application as openapi
 from vpcbox.world.clock import VirtualClock
@@ -37,6 +39,7 @@ class Box:
     world: World
     faults: Faults
     credentials: Credentials
+    ram: Ram
     vpc_id: str
     vswitch_id: str
     small_vswitch_id: str  # 12 addresses
@@ -48,9 +51,11 @@ class Box:
     metadata_url: str = ""
     asks: dict[str, str | None] = field(default_factory=dict)  # which instance the metadata service takes a caller for
 
-    def client(self, key: str = KEY, secret: str = SECRET) -> AcsClient:
-        """The official SDK, V1."""
-        client = AcsClient(key, secret, "cn-box", auto_retry=False, timeout=10, connect_timeout=5)
+    def client(self, key: str = KEY, secret: str = SECRET, token: str | None = None) -> AcsClient:
+        """The official SDK, V1; with a token of a session's key."""
+        key_pair: Any = {"ak": key, "secret": secret}
+        credential = {"credential": StsTokenCredential(key, secret, token)} if token else key_pair
+        client = AcsClient(region_id="cn-box", auto_retry=False, timeout=10, connect_timeout=5, **credential)
         client.add_endpoint("cn-box", "Ecs", self.endpoint)
         client.add_endpoint("cn-box", "Vpc", self.endpoint)
         return client
@@ -121,13 +126,15 @@ async def box() -> AsyncIterator[Box]:
         await asyncio.sleep(0)
         instance = await world.create_instance("node-1", "ecs.g7.xlarge", vswitch.id, [group.id], ram_role="node-role")
         hardened = await world.create_instance("node-2", "ecs.g6.large", vswitch.id, [group.id], http_tokens="required")
-        api = await _serve(openapi(world, credentials, faults), stack)
+        ram = Ram()
+        api = await _serve(openapi(world, credentials, faults, ram), stack)
         meta = await _serve(metadata(world, instance_of, credentials), stack)
         yield Box(
             clock=clock,
             world=world,
             faults=faults,
             credentials=credentials,
+            ram=ram,
             vpc_id=vpc.id,
             vswitch_id=vswitch.id,
             small_vswitch_id=small.id,

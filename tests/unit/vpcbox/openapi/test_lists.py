@@ -62,6 +62,17 @@ async def test_a_walk_by_token_sees_each_eni_once_while_others_come_and_go(box: 
     assert staying <= set(seen)
 
 
+async def test_a_filter_by_tag_shows_no_more_than_a_thousand(box: Any) -> None:
+    """Of all pages together; whoever has more must filter by something else."""
+    for _ in range(1001):
+        await box.world.create_eni(box.vswitch_id, [box.group_id], tags={"a": "b"})
+    for more, most in (({"Tag__1__Key": "a"}, 1000), ({"VpcId": box.vpc_id}, 1003)):
+        pages = await _by_token(
+            box, "DescribeNetworkInterfaces", "NetworkInterfaceSets", "NetworkInterfaceSet", MaxResults=500, **more
+        )
+        assert sum(map(len, pages)) == most
+
+
 async def test_pages_by_number_cover_the_list(box: Any) -> None:
     """PageNumber and PageSize, with a total; past the end is an empty page."""
     for _ in range(5):

@@ -158,6 +158,9 @@ async def test_the_vpc_product_is_on_the_same_endpoint(box: Any) -> None:
     assert vswitch["AvailableIpAddressCount"] == 12
     await box.create(VSwitchId=box.small_vswitch_id, SecondaryPrivateIpAddressCount=4)
     (vswitch,) = (await box.send(request))["VSwitches"]["VSwitch"]
+    assert vswitch["AvailableIpAddressCount"] == 12, "it lags"
+    await box.clock.advance(1)
+    (vswitch,) = (await box.send(request))["VSwitches"]["VSwitch"]
     assert vswitch["AvailableIpAddressCount"] == 7
 
     vpcs = DescribeVpcsRequest.DescribeVpcsRequest()

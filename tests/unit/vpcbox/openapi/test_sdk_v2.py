@@ -59,3 +59,22 @@ async def test_a_wrong_secret_is_refused(box: Any, algorithm: str | None) -> Non
     with pytest.raises(TeaException) as caught:
         await asyncio.to_thread(client.describe_instances, models.DescribeInstancesRequest(region_id="cn-box"))
     assert caught.value.code == "SignatureDoesNotMatch"
+
+
+async def test_an_instance_and_the_security_groups_are_described(box: Any) -> None:
+    """One instance flat, groups in pages; an instance nobody has is an error here."""
+    client = _client(box, None)
+    found = await asyncio.to_thread(
+        client.describe_instance_attribute, models.DescribeInstanceAttributeRequest(instance_id=box.instance.id)
+    )
+    assert (found.body.instance_name, found.body.status) == ("node-1", "Running")
+    assert found.body.vpc_attributes.v_switch_id == box.vswitch_id
+    with pytest.raises(TeaException) as caught:
+        await asyncio.to_thread(
+            client.describe_instance_attribute, models.DescribeInstanceAttributeRequest(instance_id="i-nobody")
+        )
+    assert caught.value.code == "InvalidInstanceId.NotFound"
+    for ids, names in ((f'["{box.group_id}"]', ["default"]), ('["sg-nobody"]', [])):
+        request = models.DescribeSecurityGroupsRequest(region_id="cn-box", security_group_ids=ids, max_results=100)
+        groups = await asyncio.to_thread(client.describe_security_groups, request)
+        assert [group.security_group_name for group in groups.body.security_groups.security_group] == names
