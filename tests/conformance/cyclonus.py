@@ -18,8 +18,10 @@ from tests.conformance.progress import Outcome
 from vpcbox.cluster.images import Image
 
 IMAGES = (Image("registry.k8s.io/e2e-test-images/agnhost:2.43", ("/agnhost",), ("pause",)),)
-_TAGS = ("upstream-e2e", "example", "conflict", "action", "target", "end-port", "named-port", "pathological")
-_TAGS += ("peer-ipblock", "namespaces-by-label", "all-namespaces", "egress")
+_TAGS = (
+    *("upstream-e2e", "example", "conflict", "action", "target", "end-port", "named-port", "pathological"),
+    *("peer-ipblock", "namespaces-by-label", "all-namespaces", "egress"),
+)
 _REST = "all else"
 PARTS = (*_TAGS, _REST)
 _PATIENCE = 6 * 3600  # seconds of one part
