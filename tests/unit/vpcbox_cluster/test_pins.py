@@ -50,8 +50,9 @@ def test_a_single_tool_line_is_read_as_a_block_is() -> None:
         (GO_MOD, "", Group("example", "example.org/thing/v2", tags=("less",))),
         (GO_MOD, "", Group("example", "example.org/thing/v2", stamps={"main.version": "{version}"})),
         (GO_MOD, "", Group("example", "example.org/thing/v2", renamed={"thing": "it"})),
+        (GO_MOD, "", Group("example", "example.org/thing/v2", suite=True)),
     ],
-    ids=["version", "sums", "tags", "stamps", "names"],
+    ids=["version", "sums", "tags", "stamps", "names", "suite"],
 )
 def test_whatever_changes_the_result_changes_the_key(go_mod: str, go_sum: str, group: Group) -> None:
     """Two different builds never share a folder of the cache."""
@@ -91,15 +92,23 @@ def test_the_default_groups_hold_what_a_cluster_needs() -> None:
     }  # fmt: skip
 
 
-def test_all_modules_of_kubernetes_have_one_version() -> None:
+@pytest.mark.parametrize("group", ["kubernetes", "e2e"])
+def test_all_modules_of_kubernetes_have_one_version(group: str) -> None:
     """The staging modules v0.X.Y belong to kubernetes v1.X.Y; a mixture would be no Kubernetes anybody knows."""
-    (kubernetes,) = pins(["kubernetes"])
+    (kubernetes,) = pins([group])
     minor = kubernetes.version.removeprefix("v1.")
-    go_mod = (COMPONENTS / "kubernetes" / "go.mod").read_text()
+    go_mod = (COMPONENTS / group / "go.mod").read_text()
     replaced = re.findall(r"^\s*(k8s\.io/\S+) => (\S+) (\S+)$", go_mod, re.MULTILINE)
     assert replaced
     assert {(name, version) for name, _, version in replaced} == {(name, f"v0.{minor}") for name, _, _ in replaced}
     assert all(name == target for name, target, _ in replaced)
+
+
+def test_the_end_to_end_suite_is_the_clusters_own() -> None:
+    """Its specs are those of the Kubernetes that runs."""
+    kubernetes, suite = pins(["kubernetes", "e2e"])
+    assert suite.version == kubernetes.version
+    assert list(suite.outputs.values()) == ["e2e.test"]
 
 
 def test_the_group_is_named_as_its_folder() -> None:

@@ -145,13 +145,15 @@ def _compile(wanted: Pin, directory: Path, progress: Progress) -> None:
 
     progress(f"{name} {wanted.version}: fetching modules")
     packages = 0
-    for line in _lines([str(go), "list", "-deps", *wanted.packages], folder, environ):
+    tests = ("-test",) if wanted.group.suite else ()
+    for line in _lines([str(go), "list", "-deps", *tests, *wanted.packages], folder, environ):
         if line is None:
             progress(f"{name} {wanted.version}: fetching modules, {elapsed()}")
         elif not line.startswith("go: "):
             packages += 1
     compiled = 0
-    build = [str(go), "build", "-v", *wanted.arguments, "-o", f"{directory}/", *wanted.packages]
+    verb = ("test", "-c") if wanted.group.suite else ("build",)
+    build = [str(go), *verb, "-v", *wanted.arguments, "-o", f"{directory}/", *wanted.packages]
     for line in _lines(build, folder, environ):
         if line is None:
             progress(f"{name} {wanted.version}: {compiled} of at most {packages} packages compiled, {elapsed()}")

@@ -19,7 +19,8 @@ class Group:
     """Commands that are built together.
 
     `stamps` maps a Go variable to a template of {version} (v1.34.4), {major} and {minor}: without them the
-    commands report v0.0.0. `renamed` gives a command another file name than the one Go chooses.
+    commands report v0.0.0. `renamed` gives a command another file name than the one Go chooses. `suite` says that the
+    group's one package is a test suite, built by `go test -c` into NAME.test.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Group:
     tags: tuple[str, ...] = ()
     stamps: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     renamed: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    suite: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ class Pin:
     @property
     def outputs(self) -> dict[str, str]:
         """What `go build -o folder/` calls each command (a /v2 at the end is no name), and what it is called here."""
-        names = [re.sub(r"/v\d+$", "", package).rsplit("/", 1)[1] for package in self.packages]
+        ending = ".test" if self.group.suite else ""
+        names = [re.sub(r"/v\d+$", "", package).rsplit("/", 1)[1] + ending for package in self.packages]
         return {name: self.group.renamed.get(name, name) for name in names}
 
     @property
@@ -77,6 +80,8 @@ GROUPS: Mapping[str, Group] = MappingProxyType(
                 stamps={"github.com/containerd/containerd/v2/version.Version": "{version}"},
             ),
             Group("cni-plugins", "github.com/containernetworking/plugins"),
+            Group("cyclonus", "github.com/mattfenwick/cyclonus"),
+            Group("e2e", "k8s.io/kubernetes", suite=True),
         )
     }
 )
