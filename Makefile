@@ -44,7 +44,7 @@ check: venv ## ruff, mypy, import contracts
 	@lint-imports --no-cache >build/imports.log 2>&1 || { cat build/imports.log; exit 1; }
 	@echo "check: ruff, mypy and the import contracts hold"
 
-.PHONY: unit property netns boxtest bench
+.PHONY: unit property netns boxtest bench conformance
 unit: venv
 	@echo "unit tests"; pytest tests/unit -q -n 2
 
@@ -59,6 +59,9 @@ boxtest: box
 
 bench: box ## the figures, measured
 	@$(BIN)/python -m tests.bench
+
+conformance: box ## the CNI door against cnitool and containerd, under each version
+	@$(BIN)/python -m tests.conformance
 
 .PHONY: fresh
 fresh: system ## demo and test in a Debian 12 root made from nothing

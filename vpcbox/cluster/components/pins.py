@@ -77,6 +77,8 @@ GROUPS: Mapping[str, Group] = MappingProxyType(
                 stamps={"github.com/containerd/containerd/v2/version.Version": "{version}"},
             ),
             Group("cni-plugins", "github.com/containernetworking/plugins"),
+            # Not part of a cluster: the specification's own client, for the conformance of what is installed.
+            Group("cnitool", "github.com/containernetworking/cni"),
         )
     }
 )
