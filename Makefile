@@ -60,9 +60,9 @@ boxtest: box
 bench: box ## the figures, measured
 	@$(BIN)/python -m tests.bench
 
-SUITE ?= e2e
+SUITE ?= cni
 KIND ?= shared
-conformance: box ## suites of others: SUITE=e2e|cyclonus KIND=shared|exclusive|mixed
+conformance: box ## suites of others: SUITE=cni|e2e|cyclonus KIND=shared|exclusive|mixed
 	@$(BIN)/python -m tests.conformance --suite $(SUITE) --kind $(KIND) $(if $(FULL),--full)
 
 .PHONY: fresh

@@ -18,13 +18,13 @@ from typing import Final
 import msgspec
 
 from cni import types
-from cni.needs import Books, Network, PodSlots
-from cni.result import addresses_of, as_version, result_of
+from cni.needs import Attachment, Books, Network, PodSlots
+from cni.result import addresses_of, after, as_version, result_of
 from cni.types import CniError
 from cni.wire import Reply, Request
 from eniway import log, metrics, names
 from eniway.errors import BadAnnotation, EniwayError, InvalidRequest, KernelError, NotReady
-from eniway.model import Kind, LeaseKey, PodRef, Slot, Wish
+from eniway.model import Kind, Lease, LeaseKey, PodRef, Slot, Wish
 
 _VERBS: Final = ("ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION")
 
@@ -83,6 +83,7 @@ class Handler:
                 return await self._gc(request, scope)
             case "STATUS":
                 # Who answers, serves: a node that has no address left still runs its pods and has to stay Ready.
+                scope.read(request, strict=False)
                 return b""
             case "VERSION":
                 versions = {"cniVersion": names.CNI_VERSIONS[-1], "supportedVersions": names.CNI_VERSIONS}
@@ -125,13 +126,16 @@ class Handler:
         with log.bind(pod=pod, container=key.container_id):
             async with self.turn(key):
                 slots = await self._pods.slots_of(pod)
+                _check_device(config, slots)
                 need = need_of(slots, config.runtime_config.pod_annotations or {}, self._default)
                 scope.kind = need.kind.value
-                return await self._attach(key, pod, need, netns, config.cni_version, scope)
+                lease, attachment = await self._attach(key, pod, need, netns, scope)
+        result = as_version(result_of(lease, attachment), config.cni_version)
+        return msgspec.json.encode(after(result, config.prev_result)) + b"\n"
 
-    async def _attach(  # noqa: PLR0917 -- an ADD, decided
-        self, key: LeaseKey, pod: PodRef, need: Need, netns: str, version: str, scope: _Scope
-    ) -> bytes:
+    async def _attach(
+        self, key: LeaseKey, pod: PodRef, need: Need, netns: str, scope: _Scope
+    ) -> tuple[Lease, Attachment]:
         known = self._books.lease(key) is not None
         deadline = self._clock() + self._add_seconds
         try:
@@ -154,7 +158,7 @@ class Handler:
             if not known:
                 await self._take_back(key)
             raise
-        return msgspec.json.encode(as_version(result_of(lease, attachment), version)) + b"\n"
+        return lease, attachment
 
     async def _take_back(self, key: LeaseKey) -> None:
         try:
@@ -193,8 +197,9 @@ class Handler:
                 )
             scope.kind = lease.kind.value
             scope.pod = lease.pod
+            # Plugins chained with us may have added others.
             expected = [address.address for address in addresses_of(lease)]
-            if (given := [address.address for address in config.prev_result.ips or ()]) != expected:
+            if not set(expected) <= set(given := config.prev_result.addresses):
                 raise CniError(7, f"prevResult.ips: expected {expected}, got {given}")
             if wrong := await self._network.check(lease):
                 raise KernelError(f"the network of pod {lease.pod} is not as planned: {'; '.join(map(str, wrong))}")
@@ -202,9 +207,9 @@ class Handler:
 
     async def _gc(self, request: Request, scope: _Scope) -> bytes:
         config = scope.read(request)
-        if config.valid_attachments is msgspec.UNSET:
-            raise CniError(7, "cni.dev/valid-attachments: expected the list of interfaces in use, it is missing")
-        valid = {(attachment.container_id, attachment.ifname) for attachment in config.valid_attachments or ()}
+        if (valid := config.in_use) is None:
+            # As cnitool sends it. No list is no word on who is in use; what has no sandbox the sweep finds.
+            return b""
         failed: list[str] = []
         for key in [lease.key for lease in self._books.leases()]:
             # A lease whose ADD is under way is not in the runtime's list yet.
@@ -246,6 +251,7 @@ class _Scope:
         """The request's configuration, noting its version."""
         config = types.parse_config(request.config, strict=strict)
         self.version = config.cni_version
+        types.introduced(request.environment.get("CNI_COMMAND", ""), config.cni_version)
         return config
 
 
@@ -275,6 +281,15 @@ def need_of(slots: Sequence[Slot], annotations: Mapping[str, str], default: Wish
     if wish is Wish.ROUTED:
         return Need(Kind.ROUTED)
     return Need(Kind.SHARED, else_routed=wish is Wish.SHARED_ELSE_ROUTED)
+
+
+def _check_device(config: types.NetConf, slots: Sequence[Slot]) -> None:
+    """A device that the caller names, as Multus does, has to be one that kubelet gave to this pod."""
+    held = [names.device_id(slot) for slot in slots]
+    for field, device in (("deviceID", config.device_id), ("runtimeConfig.deviceID", config.runtime_config.device_id)):
+        if device is not None and device not in held:
+            had = ", ".join(held) or "none"
+            raise CniError(7, f"{field}: expected a device that kubelet gave to this pod ({had}), got {device!r}")
 
 
 def _key(config: types.NetConf, request: Request) -> LeaseKey:

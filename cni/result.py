@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from cni.needs import Attachment
+from cni.types import PrevResult
 from eniway import names
 from eniway.model import Kind, Lease
 
@@ -57,6 +60,21 @@ def as_version(result: Result, version: str) -> Result:
             msgspec.structs.replace(address, version="6" if ":" in address.address else "4") for address in addresses
         ]
     return msgspec.structs.replace(result, cni_version=version, interfaces=interfaces, ips=addresses)
+
+
+def after(result: Result, previous: PrevResult | None) -> Result | dict[str, Any]:
+    """``result`` behind that of the plugins chained before us, which a plugin passes on (section 3, "ADD")."""
+    if previous is None:
+        return result
+    links = previous.interfaces or []
+    moved = [msgspec.structs.replace(one, interface=one.interface + len(links)) for one in result.ips]
+    return {
+        "cniVersion": result.cni_version,
+        "interfaces": [*links, *result.interfaces],
+        "ips": [*(previous.ips or ()), *moved],
+        "routes": [*(previous.routes or ()), *result.routes],
+        **({} if previous.dns is None else {"dns": previous.dns}),
+    }
 
 
 def result_of(lease: Lease, attachment: Attachment) -> Result:

@@ -44,6 +44,9 @@ CODES: Final[tuple[tuple[type[EniwayError], int], ...]] = (
     (EniwayError, INTERNAL),
 )
 
+SINCE: Final[Mapping[str, str]] = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
+"""The first version of the specification that has the verb; the others are as old as the versions we speak."""
+
 _CONTAINER_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
 """Section 2, CNI_CONTAINERID."""
 
@@ -75,18 +78,22 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     pod_annotations: dict[str, str] | None = msgspec.field(name=names.CAPABILITY_POD_ANNOTATIONS, default=None)
     """null for a pod without annotations, as Go writes an empty map."""
-
-
-class PrevAddress(msgspec.Struct, frozen=True):
-    """One address of a previous result."""
-
-    address: str
+    device_id: str | None = msgspec.field(name="deviceID", default=None)
+    """The device that a caller such as Multus chose for this network."""
 
 
 class PrevResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of a previous result that CHECK compares."""
+    """A previous result, as far as we read it; what another plugin chained before us put in goes on as it came."""
 
-    ips: list[PrevAddress] | None = None
+    interfaces: list[dict[str, Any]] | None = None
+    ips: list[dict[str, Any]] | None = None
+    routes: list[dict[str, Any]] | None = None
+    dns: dict[str, Any] | None = None
+
+    @property
+    def addresses(self) -> list[str]:
+        """Of all its links, with prefix lengths."""
+        return [str(address.get("address", "")) for address in self.ips or ()]
 
 
 class NetConf(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -96,12 +103,33 @@ class NetConf(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     name: str = ""
     runtime_config: RuntimeConfig = msgspec.field(default_factory=RuntimeConfig)
     prev_result: PrevResult | None = None
+    device_id: str | None = msgspec.field(name="deviceID", default=None)
+    """As in ``runtime_config``: Multus writes it here too."""
     valid_attachments: list[Attachment] | msgspec.UnsetType | None = msgspec.field(
         name="cni.dev/valid-attachments", default=msgspec.UNSET
     )
+    attachments: list[Attachment] | msgspec.UnsetType | None = msgspec.field(
+        name="cni.dev/attachments", default=msgspec.UNSET
+    )
+    """What 1.1.0 called ``valid_attachments`` at one place by mistake; libcni writes both."""
+
+    @property
+    def in_use(self) -> frozenset[tuple[str, str]] | None:
+        """(container, interface) of each attachment that a GC has to spare; None: the runtime did not say.
+
+        An empty list, which Go writes as null too, says that there is none.
+        """
+        lists = [said for said in (self.valid_attachments, self.attachments) if said is not msgspec.UNSET]
+        if not lists:
+            return None
+        return frozenset((one.container_id, one.ifname) for said in lists for one in said or ())
 
 
-_KNOWN_KEYS: Final = {"cniVersion", "name", "type", "capabilities", "runtimeConfig", "prevResult", "args"}
+_KNOWN_KEYS: Final = {
+    *("cniVersion", "name", "type", "capabilities", "runtimeConfig", "prevResult", "args"),
+    # Multus adds the device to a delegate's configuration under both names.
+    *("deviceID", "pciBusID"),
+}
 
 
 def parse_config(text: bytes, *, strict: bool = True) -> NetConf:
@@ -125,6 +153,13 @@ def parse_config(text: bytes, *, strict: bool = True) -> NetConf:
     if strict and unknown:
         raise CniError(UNSUPPORTED_FIELD, f"network configuration: unknown keys {', '.join(unknown)}")
     return config
+
+
+def introduced(verb: str, version: str) -> None:
+    """CniError when ``version``, one of names.CNI_VERSIONS, does not have ``verb`` yet."""
+    since = SINCE.get(verb)
+    if since is not None and names.CNI_VERSIONS.index(version) < names.CNI_VERSIONS.index(since):
+        raise CniError(INCOMPATIBLE_VERSION, f"cniVersion: {verb} expects {since} or later, got {version!r}")
 
 
 def required(environment: Mapping[str, str], name: str) -> str:

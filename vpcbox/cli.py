@@ -214,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text).add_subparsers(required=True, metavar="COMMAND")
 
     components = command("components", _components, "build or find the real components of Kubernetes")
-    components.add_argument("--with", dest="groups", default="", metavar="GROUP,…", help="more groups: kwok, e2e")
+    components.add_argument("--with", dest="groups", default="", metavar="GROUP,…", help="more groups: cnitool")
 
     up = command("up", _up, "make a box and wait until it is Ready")
     up.add_argument("--nodes", type=_count, default=3, metavar="N", help="nodes of the cluster (3)")

@@ -1,7 +1,7 @@
 """`python -m tests.conformance`: suites of others against eniway in a box, with pods of a kind they do not know of.
 
-What has passed is noted under build/conformance and not run again; `--afresh` forgets it. Exit status 0 only if all
-passed.
+What has passed of e2e and cyclonus is noted under build/conformance and not run again; `--afresh` forgets it. Exit
+status 0 only if all passed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from tests.conformance import cyclonus, e2e
+from tests.conformance import cni, cyclonus, e2e
 from tests.conformance.cluster import KINDS, cluster
 from tests.conformance.progress import Outcome, Progress
 
@@ -21,12 +21,14 @@ BUILD = Path("build/conformance")
 def main() -> int:
     """Run what is left of a suite."""
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
-    parser.add_argument("--suite", choices=("e2e", "cyclonus"), required=True)
+    parser.add_argument("--suite", choices=("cni", "e2e", "cyclonus"), required=True)
     parser.add_argument("--kind", choices=KINDS, default="shared", help="what the suite's pods are")
     parser.add_argument("--full", action="store_true", help="cyclonus: two ports, TCP and UDP")
     parser.add_argument("--only", default="", help="parts whose name contains this")
     parser.add_argument("--afresh", action="store_true", help="run again what has passed before")
     options = parser.parse_args()
+    if options.suite == "cni":
+        return cni.run()
     scratch = (BUILD / f"{options.suite}-{options.kind}{'-full' if options.full else ''}").absolute()
     scratch.mkdir(parents=True, exist_ok=True)
     notes = scratch / "outcomes.jsonl"

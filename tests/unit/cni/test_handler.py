@@ -213,7 +213,7 @@ async def test_status_and_version_need_nothing(rooms: Any, request_of: Any) -> N
     """A node without a free address is Ready all the same."""
     rooms.free = 0
     handler = handler_of(rooms)
-    assert await handler.handle(request_of("STATUS")) == Reply(0, b"")
+    assert await handler.handle(request_of("STATUS", version="1.1.0")) == Reply(0, b"")
     version = msgspec.json.decode((await handler.handle(request_of("VERSION"))).output)
     assert version["supportedVersions"] == ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]
     assert error_of(await handler.handle(request_of("UPDATE")))["code"] == 4
@@ -229,24 +229,29 @@ async def test_check_compares_books_kernel_and_result(rooms: Any, request_of: An
     assert (await handler.handle(request_of("CHECK", prevResult=good))).status == 0
     other = {"ips": [{"address": "10.0.16.101/32"}]}
     assert error_of(await handler.handle(request_of("CHECK", prevResult=other)))["code"] == 7
+    chained = {"ips": [{"address": "fd00::9/64"}, *good["ips"]]}
+    assert (await handler.handle(request_of("CHECK", prevResult=chained))).status == 0
     rooms.kernel.clear()
     error = error_of(await handler.handle(request_of("CHECK", prevResult=good)))
     assert "link eth0 is missing" in error["msg"]
 
 
 async def test_gc_releases_all_but_what_is_in_use(rooms: Any, request_of: Any) -> None:
-    """Of this network, by (container, interface); a missing list is an error, never "none are in use"."""
+    """Of this network, by (container, interface); no list at all, as cnitool sends it, is no word on who is in use."""
     handler = handler_of(rooms)
     for container in ("c1", "c2", "c3"):
         await handler.handle(request_of("ADD", container=container))
-    assert error_of(await handler.handle(request_of("GC")))["code"] == 7
+
+    async def gc(**config: Any) -> list[str]:
+        assert await handler.handle(request_of("GC", version="1.1.0", **config)) == Reply(0, b"")
+        return [key.container_id for key in rooms.held]
+
+    assert await gc() == ["c1", "c2", "c3"]
     valid = [{"containerID": "c2", "ifname": "eth0"}, {"containerID": "c3", "ifname": "eth1"}]
-    assert (await handler.handle(request_of("GC", valid_attachments=valid))).status == 0
-    assert [key.container_id for key in rooms.held] == ["c2"]
-    await handler.handle(request_of("GC", name="other", valid_attachments=[]))
-    assert len(rooms.held) == 1
-    await handler.handle(request_of("GC", valid_attachments=None))
-    assert not rooms.held
+    assert await gc(valid_attachments=valid) == ["c2"]
+    assert await gc(name="other", valid_attachments=[]) == ["c2"]
+    assert await gc(**{"cni.dev/attachments": valid}) == ["c2"]
+    assert await gc(valid_attachments=None) == []
 
 
 async def test_gc_goes_on_after_a_failure_and_tells_it(rooms: Any, request_of: Any) -> None:
@@ -255,9 +260,63 @@ async def test_gc_goes_on_after_a_failure_and_tells_it(rooms: Any, request_of: A
     for container in ("c1", "c2"):
         await handler.handle(request_of("ADD", container=container))
     rooms.detach_fails = "busy"
-    error = error_of(await handler.handle(request_of("GC", valid_attachments=[])))
+    error = error_of(await handler.handle(request_of("GC", version="1.1.0", valid_attachments=[])))
     assert error["code"] == 11
     assert rooms.log[2:] == ["detach c1", "detach c2"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "without", "since"), [("CHECK", "0.3.1", "0.4.0"), ("GC", "1.0.0", "1.1.0"), ("STATUS", "1.0.0", "1.1.0")]
+)
+async def test_a_verb_is_refused_in_versions_that_do_not_have_it(
+    rooms: Any, request_of: Any, verb: str, without: str, since: str
+) -> None:
+    """With the code for a version that does not fit, in the words of that version."""
+    handler = handler_of(rooms)
+    result = msgspec.json.decode((await handler.handle(request_of("ADD", version=since))).output)
+    error = error_of(await handler.handle(request_of(verb, version=without, prevResult=result)))
+    assert (error["code"], error["cniVersion"]) == (1, without)
+    assert since in error["msg"]
+    assert await handler.handle(request_of(verb, version=since, prevResult=result)) == Reply(0, b"")
+
+
+@pytest.mark.parametrize("place", ["deviceID", "runtimeConfig"])
+async def test_a_device_named_by_the_caller_has_to_be_the_pods(rooms: Any, request_of: Any, place: str) -> None:
+    """Multus names it in both places, and beside it a pciBusID; kubelet knows whose it is."""
+    handler = handler_of(rooms)
+
+    def add(device: str) -> Any:
+        config = {"deviceID": device, "pciBusID": device} if place == "deviceID" else {place: {"deviceID": device}}
+        return handler.handle(request_of("ADD", **config))
+
+    error = error_of(await add("eni-slot-2"))
+    assert error["code"] == 7
+    assert all(word in error["msg"] for word in (place, "none", "eni-slot-2"))
+    assert not rooms.held
+    rooms.slots["web-0"] = (Slot(3),)
+    assert "eni-slot-3" in error_of(await add("eni-slot-2"))["msg"]
+    assert (await add("eni-slot-3")).status == 0
+    assert [lease.card.slot for lease in rooms.leases()] == [3]
+
+
+async def test_the_result_of_plugins_chained_before_goes_on(rooms: Any, request_of: Any) -> None:
+    """Ours is behind it, its indices moved; and CHECK takes the whole back."""
+    handler = handler_of(rooms)
+    before = {
+        "cniVersion": "1.0.0",
+        "interfaces": [{"name": "dummy0", "sandbox": "/run/netns/x"}],
+        "ips": [{"address": "10.9.0.1/24", "interface": 0}],
+        "routes": [{"dst": "10.9.0.0/16"}],
+        "dns": {"nameservers": ["10.9.0.2"]},
+    }
+    result = msgspec.json.decode((await handler.handle(request_of("ADD", prevResult=before))).output)
+    assert [link["name"] for link in result["interfaces"]] == ["dummy0", "eniw0123456789a", "eth0"]
+    ours = result["ips"][1]
+    assert result["ips"][0] == before["ips"][0]  # type: ignore[index]
+    assert result["interfaces"][ours["interface"]]["name"] == "eth0"
+    assert [route["dst"] for route in result["routes"]] == ["10.9.0.0/16", "0.0.0.0/0"]
+    assert result["dns"] == before["dns"]
+    assert (await handler.handle(request_of("CHECK", prevResult=result))).status == 0
 
 
 def test_a_device_decides_before_the_annotation() -> None:

@@ -99,7 +99,7 @@ async def test_a_relay_that_goes_away_cancels_its_add(rooms: Any, request_of: An
         writer.close()
         await undone.wait()
         assert not slow.held
-        assert (await ask(path, request_of("STATUS"))).status == 0
+        assert (await ask(path, request_of("STATUS", version="1.1.0"))).status == 0
 
 
 async def test_a_del_once_read_is_done_to_its_end(rooms: Any, request_of: Any, path: Path) -> None:
@@ -126,7 +126,7 @@ async def test_a_del_once_read_is_done_to_its_end(rooms: Any, request_of: Any, p
         writer.close()
         await writer.wait_closed()
         # Another request is answered after the door has seen the first relay go.
-        assert (await ask(path, request_of("STATUS"))).status == 0
+        assert (await ask(path, request_of("STATUS", version="1.1.0"))).status == 0
         free.set()
         await released.wait()
         assert not slow.held

@@ -80,6 +80,8 @@ GROUPS: Mapping[str, Group] = MappingProxyType(
                 stamps={"github.com/containerd/containerd/v2/version.Version": "{version}"},
             ),
             Group("cni-plugins", "github.com/containernetworking/plugins"),
+            # Not part of a cluster: what is asked to judge it
+            Group("cnitool", "github.com/containernetworking/cni"),
             Group("cyclonus", "github.com/mattfenwick/cyclonus"),
             Group("e2e", "k8s.io/kubernetes", suite=True),
         )
