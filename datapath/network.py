@@ -115,8 +115,14 @@ class Network:
         if self._news is None:
             raise InvariantBroken("Network.start has not been called")
         while True:
+            # Each pod's links are a dozen messages, read here only as far as they might be about a card.
             news = await _received(self._news)
-            if news is None or any(_is_news(kind, payload, self._cards) for kind, payload in news):
+            macs = [bytes.fromhex(mac.replace(":", "")) for mac in self._cards]
+            if news is None or any(
+                _is_news(kind, payload, self._cards)
+                for kind, payload in news
+                if kind == rtnetlink.RTM_DELRULE or any(mac in payload for mac in macs)
+            ):
                 return
 
     async def wait_card(self, mac: Mac, *, deadline: float) -> int:

@@ -53,6 +53,9 @@ class PodResources:
         self._channel: Channel | None = None
         self._settling = asyncio.Lock()
         self._settle_after = 0.0
+        self._asking = asyncio.Lock()
+        self._asked: dict[asyncio.Future[tuple[Slot, ...]], PodRef] = {}
+        """Who waits for an answer."""
 
     async def close(self) -> None:
         """End the connection; a later call makes a new one."""
@@ -72,20 +75,52 @@ class PodResources:
             await self._settle()
             if (slots := self._allocations.known(pod)) is not None:
                 return slots
+        return await self._ask(pod)
+
+    async def _ask(self, pod: PodRef) -> tuple[Slot, ...]:
+        """Kubelet's answer about ``pod``: pods that come while it is being asked share the next question, a List.
+
+        So a burst of ADDs is two calls, far from kubelet's limit.
+        """
+        answer: asyncio.Future[tuple[Slot, ...]] = asyncio.get_running_loop().create_future()
+        self._asked[answer] = pod
+        try:
+            async with self._asking:
+                if not answer.done():
+                    await self._answer(dict(self._asked))
+            return answer.result()
+        finally:
+            del self._asked[answer]
+
+    async def _answer(self, asked: Mapping[asyncio.Future[tuple[Slot, ...]], PodRef]) -> None:
+        try:
+            slots = await self._get(*asked.values()) if len(asked) == 1 else await self._listed()
+        except NotReady as error:
+            for answer in asked:
+                answer.set_exception(NotReady(str(error)))
+            return
+        for answer, pod in asked.items():
+            found = slots.get((pod.namespace, pod.name))
+            if found is None:
+                _log.info("kubelet does not know the pod", pod=str(pod))
+            else:
+                self._allocations.claim(pod, found)
+            if not answer.done():
+                answer.set_result(found or ())
+
+    async def _get(self, pod: PodRef) -> Mapping[PodName, tuple[Slot, ...]]:
+        """The one pod with its slots, if kubelet knows it."""
         request = api.GetPodResourcesRequest(pod_name=pod.name, pod_namespace=pod.namespace)
         try:
             answer = await self._call("Get", request, api.GetPodResourcesResponse)
         except RpcFailed as error:
             if error.code in {"UNKNOWN", "NOT_FOUND"} and "not found" in error.details:
-                _log.info("kubelet does not know the pod", pod=str(pod))
-                return ()
+                return {}
             if "disabled" in error.details:
                 # kubelet before 1.34, or KubeletPodResourcesGet switched off
-                return (await self.list()).get((pod.namespace, pod.name), ())
+                return await self._listed()
             raise NotReady(f"kubelet cannot say which ENI slots pod {pod} has: {error}") from error
-        slots = _slots(answer.pod_resources)
-        self._allocations.claim(pod, slots)
-        return slots
+        return {(pod.namespace, pod.name): _slots(answer.pod_resources)}
 
     async def _settle(self) -> None:
         """One List for all who would have it; where it fails, Get still knows the one pod."""
@@ -103,13 +138,17 @@ class PodResources:
 
         Not for every minute: kubelet renews its own picture of what is in use with each List.
         """
+        return {name: slots for name, slots in (await self._listed()).items() if slots}
+
+    async def _listed(self) -> Mapping[PodName, tuple[Slot, ...]]:
+        """All active pods, those without slots too."""
         began = self._clock()
         try:
             answer = await self._call("List", api.ListPodResourcesRequest(), api.ListPodResourcesResponse)
         except RpcFailed as error:
             raise NotReady(f"kubelet cannot list the resources of its pods: {error}") from error
-        pods = {(pod.namespace, pod.name): slots for pod in answer.pod_resources if (slots := _slots(pod))}
-        self._allocations.listed({name: frozenset(slots) for name, slots in pods.items()}, began=began)
+        pods = {(pod.namespace, pod.name): _slots(pod) for pod in answer.pod_resources}
+        self._allocations.listed({name: frozenset(slots) for name, slots in pods.items() if slots}, began=began)
         return pods
 
     async def allocatable(self) -> frozenset[Slot]:

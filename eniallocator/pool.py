@@ -31,8 +31,8 @@ from eniway.model import Card, SecurityGroupId
 
 _log = log.get(__name__)
 
-GATHER_SECONDS: Final = 0.01
-"""Changes that nobody waits for are planned for together."""
+GATHER_SECONDS: Final = 0.05
+"""Changes that nobody waits for are planned for together: a burst of pods is hundreds."""
 HOLD_SECONDS: Final = 30.0
 """How long a card is left alone after a call about it was refused."""
 BLOCK_SECONDS: Final = 60.0

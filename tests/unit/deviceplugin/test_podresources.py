@@ -81,6 +81,29 @@ async def test_a_burst_beyond_kubelets_limit_is_asked_again(
     assert set(answers[:-1]) == {()}
 
 
+async def test_a_burst_is_one_question_more(
+    kubelet: Any, resources: PodResources, allocations: Allocations, clock: Clock
+) -> None:
+    """Pods that come while kubelet is asked share a List; each has its own answer, and one that goes away no harm."""
+    allocations.allocated(Slot(1), now=clock.now)
+    kubelet.pods = {("default", f"p{number}"): [] for number in range(20)} | {("default", "db"): ["eni-slot-1"]}
+    names = ["p0", "ghost", *(f"p{number}" for number in range(1, 20)), "db"]
+    tasks = [asyncio.ensure_future(resources.slots_of(pod(name))) for name in names]
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    tasks[5].cancel()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [isinstance(answer, asyncio.CancelledError) for answer in answers] == [at in {0, 5} for at in range(22)]
+    assert [answer for answer in answers if answer and isinstance(answer, tuple)] == [(Slot(1),)]
+    assert answers[-1] == (Slot(1),)
+    assert kubelet.calls[-1] == "List"
+    assert len(kubelet.calls) <= 2
+    assert allocations.known(pod("ghost")) == ()
+    allocations.allocated(Slot(2), now=clock.now)
+    assert allocations.known(pod("p7")) == ()
+    assert allocations.known(pod("ghost")) is None
+
+
 async def test_a_pod_that_kubelet_does_not_know_has_none_and_is_not_remembered(
     kubelet: Any, resources: PodResources, allocations: Allocations, clock: Clock
 ) -> None:
