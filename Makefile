@@ -107,9 +107,24 @@ proto: venv ## the gRPC stubs, again
 relay: venv ## build/cni/eniway, the static relay
 	@$(BIN)/python -m cni.shim.build build/cni/eniway
 
+.PHONY: arm
+arm: venv ## build/cni/arm64/eniway, the relay for arm64, and its tests under qemu
+	@make/system $(PYTHON) gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
+	@$(BIN)/python -m cni.shim.build build/cni/arm64/eniway arm64
+	@pytest tests/unit/cni/test_relay.py -q -n 2 -k arm64
+
 .PHONY: image
 image: venv ## build/eniway-image.tar
 	@$(BIN)/python -m image.build
+
+.PHONY: reproducible
+reproducible: venv ## two builds of the image from nothing have one digest
+	@make/reproducible $(BIN)/python
+
+.PHONY: manifests
+manifests: components ## manifests/install.yaml and docs/configuration.md, made again from what they say
+	@$(BIN)/python -m build_support.manifests
+	@$(BIN)/python -m build_support.configuration
 
 .PHONY: clean
 clean: down ## all that was made here; caches in $$ENIWAY_CACHE stay

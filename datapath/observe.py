@@ -21,7 +21,8 @@ from datapath.state import TABLE_MAIN, Addr, Eni, Item, Member, Netns, NetState,
 from eniway import names
 from eniway.model import Card, LeaseKey, Mac
 
-SYSCTL: Final = Path("/proc/sys")
+SYSCTL: Final = next(path for path in (Path(names.HOST_SYSCTLS), Path("/proc/sys")) if (path / "net").is_dir())
+"""Sysctls of the calling thread's network namespace, whichever mount of procfs they are read by."""
 _BORROWERS: Final = frozenset({"vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "bridge", "bond", "team"})
 """Kinds of links that are stacked on others and take their MAC."""
 _EVERY: Final = (b"",)

@@ -41,7 +41,9 @@ class PoolConfig(_Strict, frozen=True):
     """How many addresses and cards are kept ahead of demand."""
 
     min_idle_addresses: Count = 3
+    """Free addresses for shared pods that the node keeps at hand: fewer, and it asks the cloud for more."""
     max_idle_addresses: Count = 10
+    """Free addresses that it keeps at most: more, and it gives some back; the gap to the minimum spares calls."""
     exclusive_slots: Annotated[int, msgspec.Meta(ge=0, le=64)] = 1
     """ENI slots kept for pods with ``aliyun/eni``: the highest ones; the others carry shared pods.
 
@@ -59,8 +61,9 @@ class OperatorConfig(_Strict, frozen=True):
     routes: Literal["managed", "external"] = "managed"
     """Who keeps the VPC's routes to the nodes' podCIDRs: eniway, or somebody else (a cloud controller)."""
     region: str = ""
+    """Region of the nodes; given together with ``vpc``, or not at all."""
     vpc: str = ""
-    """Where the nodes are; both empty: where the operator itself runs, by the instance metadata service."""
+    """The VPC of the nodes; both empty: where the operator itself runs, by the instance metadata service."""
     route_tables: list[Id] = []
     """Tables to keep; empty: the VPC's system table. Name those too that node vSwitches are bound to instead of it."""
     route_quota: Annotated[int, msgspec.Meta(ge=1, le=10000)] = 200
@@ -77,10 +80,13 @@ class NodeConfig(_Strict, frozen=True):
     vswitches: Annotated[list[Id], msgspec.Meta(min_length=1)]
     """vSwitches for pod ENIs in order of preference; those of other zones are passed over."""
     security_groups: Annotated[list[Id], msgspec.Meta(min_length=1, max_length=5)]
+    """Security groups of pod ENIs: what they let in is what reaches pods. They have to let kubelet's probes in."""
     service_cidr: str
     """The cluster's Service CIDR: what exclusive pods reach through the host."""
     cloud: CloudConfig = CloudConfig()
+    """Where and how the OpenAPI is called."""
     pool: PoolConfig = PoolConfig()
+    """How many addresses and cards are kept ahead of demand."""
     default_network: Annotated[str, msgspec.Meta(pattern="^(shared|routed|shared-else-routed)$")] = Wish.SHARED.value
     """How pods are connected that say nothing: ``shared-else-routed`` gives a routed address where no shared one can be
     had. Routed pods need a podCIDR on the Node and its route in the VPC."""
@@ -90,10 +96,13 @@ class NodeConfig(_Strict, frozen=True):
     add_deadline_seconds: Annotated[float, msgspec.Meta(gt=0, le=220)] = 200.0
     """How long a pod's ADD waits for an address or card before it fails; kubelet gives a sandbox 240 s."""
     sweep_seconds: Annotated[float, msgspec.Meta(ge=1)] = 60.0
+    """How often books, kernel and cloud are compared when nothing else asks for it."""
     metrics_address: str = ":9530"
     """[HOST]:PORT of /metrics and /healthz."""
     log_level: Annotated[str, msgspec.Meta(pattern="^(debug|info|warning|error)$")] = "info"
+    """The least severity that is logged."""
     operator: OperatorConfig = OperatorConfig()
+    """What ``eniway operator`` does for the cluster."""
 
     @property
     def default_wish(self) -> Wish:

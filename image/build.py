@@ -116,6 +116,7 @@ def main() -> int:
     if os.geteuid() != 0:
         parser.error("a Debian root with its owners can be made by root only")
     mtime = int(os.environ.get("SOURCE_DATE_EPOCH") or EPOCH)
+    os.umask(0o022)  # of what Debian's packages write when they are set up
 
     def say(what: str) -> None:
         sys.stdout.write(f"image: {what}\n")

@@ -43,6 +43,8 @@ def command(target: Path, *, trim: Path, sources: Path | None, settings: dict[st
         *(f'--aptopt={key} "{value}"' for key, value in sorted(settings.items())),
         f"--customize-hook={trim}",
         "--skip=output/dev",  # the container runtime makes its own
+        # The trim does it whole: what mmdebstrap leaves is apt's user's or root's, by who may enter the build's folder
+        "--skip=cleanup/apt",
         "--format=tar",
         SUITE,
         str(target),

@@ -22,11 +22,15 @@ def key_of(parts: Iterable[bytes]) -> str:
 
 
 def pack(root: Path, target: Path, *, mtime: int) -> None:
-    """Everything under ``root`` as a tar that depends on names, modes, owners and contents only (GNU tar)."""
+    """Everything under ``root`` as a tar that depends on names, contents and what may be run only (GNU tar).
+
+    All is root's and everybody may read it, whatever this process's umask is.
+    """
     subprocess.run(
         [
             *("tar", "--create", f"--file={target}", f"--directory={root}"),
-            *("--format=gnu", "--sort=name", f"--mtime=@{mtime}", "--numeric-owner", "."),
+            *("--format=gnu", "--sort=name", f"--mtime=@{mtime}", "--owner=0", "--group=0", "--numeric-owner"),
+            *("--mode=u=rwX,go=rX", "."),
         ],
         check=True,
     )

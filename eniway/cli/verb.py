@@ -26,4 +26,4 @@ class Verb:
     arguments: Callable[[ArgumentParser], None]
     """Adds its options."""
     run: Callable[[Namespace], int]
-    """Does it; the exit status. An EniwayError, alone or in a group, becomes a line on standard error and 1."""
+    """Does it; the exit status. An EniwayError that it raises becomes a line on standard error and 1."""

@@ -21,6 +21,11 @@ from cni import wire
 from cni.shim.build import SOURCE, build
 
 COMPILER = shutil.which("musl-gcc") or shutil.which("cc")
+QEMU = shutil.which("qemu-aarch64")
+needs_qemu = pytest.mark.skipif(
+    QEMU is None or shutil.which("aarch64-linux-gnu-gcc") is None,
+    reason="no cross compiler or no qemu: `make arm` installs both",
+)
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler (musl-gcc or cc) for the relay")
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -65,13 +70,22 @@ def compiled(directory: Path) -> Path:
     return directory / "eniway"
 
 
-@pytest.fixture(params=[pytest.param("c", marks=needs_compiler), "python"])
+@pytest.fixture(scope="module")
+def compiled_for_arm64(directory: Path) -> Path:
+    """As ``compiled``, by the cross compiler."""
+    build(directory / "arm64", architecture="arm64", socket=str(directory / "cni.sock"))
+    return directory / "arm64"
+
+
+@pytest.fixture(params=[pytest.param("c", marks=needs_compiler), pytest.param("c-arm64", marks=needs_qemu), "python"])
 def relay(request: pytest.FixtureRequest, directory: Path) -> Relay:
     """Each of the two."""
     socket = directory / "cni.sock"
     socket.unlink(missing_ok=True)
     if request.param == "c":
         return Relay((str(request.getfixturevalue("compiled")),), socket)
+    if request.param == "c-arm64":
+        return Relay((str(QEMU), str(request.getfixturevalue("compiled_for_arm64"))), socket)
     code = f"from cni.shim.reference import relay; relay({str(socket)!r})"
     return Relay((sys.executable, "-S", "-E", "-c", f"import sys; sys.path[:0] = [{str(ROOT)!r}]; {code}"), socket)
 

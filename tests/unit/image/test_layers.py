@@ -39,6 +39,20 @@ def test_a_layer_does_not_depend_on_times_or_order(tmp_path: Path) -> None:
         assert opened.getmember("./a/y").mode == 0o755
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_everybody_may_read_a_layer(tmp_path: Path, umask: int) -> None:
+    """The operator is not root in its container; the umask is that of whoever builds."""
+    before = os.umask(umask)
+    try:
+        layers.pack(tree(tmp_path / "root", reverse=False), tmp_path / "layer.tar", mtime=0)
+    finally:
+        os.umask(before)
+    with tarfile.open(tmp_path / "layer.tar") as opened:
+        modes = {entry.name: entry.mode for entry in opened.getmembers()}
+        assert {(entry.uid, entry.gid) for entry in opened.getmembers()} == {(0, 0)}
+    assert modes == {".": 0o755, "./a": 0o755, "./a/x": 0o644, "./a/y": 0o755, "./b": 0o644}
+
+
 def test_a_layer_is_made_once_for_a_key(tmp_path: Path) -> None:
     """The second time nothing is written; another key makes another and drops the first."""
     calls: list[str] = []
