@@ -60,6 +60,10 @@ boxtest: box
 bench: box ## the figures, measured
 	@$(BIN)/python -m tests.bench
 
+.PHONY: matrix
+matrix: box ## who reaches whom by which path, in boxes with kube-proxy in both its modes
+	@$(BIN)/python -m tests.conformance.matrix
+
 .PHONY: fresh
 fresh: system ## demo and test in a Debian 12 root made from nothing
 	@make/fresh

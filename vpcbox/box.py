@@ -185,7 +185,7 @@ class Box:
 
     async def _start_cluster(self) -> Cluster:
         self._components = await asyncio.to_thread(ensure, progress=self.stage)
-        self._cluster = Cluster(self, self._components)
+        self._cluster = Cluster(self, self._components, proxy_mode=self._options.kube_proxy)
         await self._cluster.up(list(self._nodes.values()))
         return self._cluster
 
