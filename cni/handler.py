@@ -19,7 +19,7 @@ import msgspec
 
 from cni import types
 from cni.needs import Books, Network, PodSlots
-from cni.result import addresses_of, as_version, result_of
+from cni.result import as_version, result_of
 from cni.types import CniError
 from cni.wire import Reply, Request
 from eniway import log, metrics, names
@@ -193,8 +193,9 @@ class Handler:
                 )
             scope.kind = lease.kind.value
             scope.pod = lease.pod
-            expected = [address.address for address in addresses_of(lease)]
-            if (given := [address.address for address in config.prev_result.ips or ()]) != expected:
+            # Without the mask: an older release gave an exclusive pod the vSwitch's.
+            expected = [str(lease.address)]
+            if (given := [one.address.partition("/")[0] for one in config.prev_result.ips or ()]) != expected:
                 raise CniError(7, f"prevResult.ips: expected {expected}, got {given}")
             if wrong := await self._network.check(lease):
                 raise KernelError(f"the network of pod {lease.pod} is not as planned: {'; '.join(map(str, wrong))}")

@@ -35,6 +35,9 @@ AGNHOST: Final = "registry.k8s.io/e2e-test-images/agnhost:2.53"
 PATIENCE: Final = 120.0
 _AT_A_TIME: Final = 8
 _FIRST_PORT: Final = {Path.NODE_PORT: 30100, Path.NODE_PORT_LOCAL: 30200, Path.HOST_PORT: 20100}
+_UDP_PORTS: Final = 50
+"""So far behind TCP's: the API server gives a Service's nodePort to one protocol."""
+_TRANSPORTS: Final = {HTTP: "TCP", UDP: "UDP"}
 _SERVICES: Final = {Path.NODE_PORT: "Cluster", Path.NODE_PORT_LOCAL: "Local"}
 
 Results = list[tuple[Cell, str | None]]
@@ -161,6 +164,11 @@ def wait_for_kube_proxy(box: Box, node: str, backends: Sequence[IPv4Address]) ->
         time.sleep(0.3)
 
 
+def port_of(path: Path, protocol: str, number: int) -> int:
+    """The port of nodes that leads to the pod of that number."""
+    return _FIRST_PORT[path] + number + (_UDP_PORTS if protocol == UDP else 0)
+
+
 def _complaint(
     cell: Cell,
     protocol: str,
@@ -175,7 +183,7 @@ def _complaint(
             host, port = vips[cell.server.name], SERVICE_PORTS[protocol]
         case path:
             assert cell.node is not None
-            host, port = cell.node.address, _FIRST_PORT[path] + numbers[cell.server.name]
+            host, port = cell.node.address, port_of(path, protocol, numbers[cell.server.name])
     expected = str(source(cell))
     question = Question(
         group=str(cell.path),
@@ -196,15 +204,18 @@ def _complaint(
 
 
 def _pod(name: str, kind: Kind, node: str, number: int) -> Object:
-    host_port = _FIRST_PORT[Path.HOST_PORT] + number
     container: Object = {
         "name": "server",
         "image": AGNHOST,
         "imagePullPolicy": "IfNotPresent",
         "args": ["netexec", f"--http-port={PORTS[HTTP]}", f"--udp-port={PORTS[UDP]}"],
         "ports": [
-            {"containerPort": PORTS[HTTP], "hostPort": host_port, "protocol": "TCP"},
-            {"containerPort": PORTS[UDP], "hostPort": host_port, "protocol": "UDP"},
+            {
+                "containerPort": PORTS[protocol],
+                "hostPort": port_of(Path.HOST_PORT, protocol, number),
+                "protocol": transport,
+            }
+            for protocol, transport in _TRANSPORTS.items()
         ],
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": PORTS[HTTP]}, "periodSeconds": 1},
     }
@@ -229,7 +240,6 @@ def _pod(name: str, kind: Kind, node: str, number: int) -> Object:
 
 
 def _service(pod: str, path: Path, number: int) -> Object:
-    port = _FIRST_PORT[path] + number
     policy = _SERVICES[path]
     return {
         "apiVersion": "v1",
@@ -245,9 +255,9 @@ def _service(pod: str, path: Path, number: int) -> Object:
                     "protocol": transport,
                     "port": SERVICE_PORTS[protocol],
                     "targetPort": PORTS[protocol],
-                    "nodePort": port,
+                    "nodePort": port_of(path, protocol, number),
                 }
-                for protocol, transport in ((HTTP, "TCP"), (UDP, "UDP"))
+                for protocol, transport in _TRANSPORTS.items()
             ],
         },
     }

@@ -307,10 +307,12 @@ def talk(
     *,
     dial: tuple[IPv4Address, int] | None = None,
     protocol: str = "tcp",
+    source: IPv4Address | None = None,
 ) -> IPv4Address:
     """Exchange a word each way by TCP or UDP; the client's address as the server saw it.
 
-    The server listens on ``address``, port 8080; the client calls ``dial`` if that is somewhere else.
+    The server listens on ``address``, port 8080; the client calls ``dial`` if that is somewhere else, from ``source``
+    if it has several addresses.
     """
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     host, port = dial or (address, 8080)
@@ -319,6 +321,8 @@ def talk(
         listener.bind((str(address), 8080))
         listener.settimeout(3)
         made.settimeout(3)
+        if source is not None:
+            made.bind((str(source), 0))
         if protocol == "udp":
             made.connect((str(host), port))
             made.send(b"question")
