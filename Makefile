@@ -65,6 +65,10 @@ KIND ?= shared
 conformance: box ## suites of others: SUITE=cni|e2e|cyclonus KIND=shared|exclusive|mixed
 	@$(BIN)/python -m tests.conformance --suite $(SUITE) --kind $(KIND) $(if $(FULL),--full)
 
+.PHONY: matrix
+matrix: box ## who reaches whom by which path, in boxes with kube-proxy in both its modes
+	@$(BIN)/python -m tests.conformance.matrix
+
 .PHONY: fresh
 fresh: system ## demo and test in a Debian 12 root made from nothing
 	@make/fresh

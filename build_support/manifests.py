@@ -15,7 +15,7 @@ BASE: Final = TREE / "manifests/base"
 TARGET: Final = TREE / "manifests/install.yaml"
 HEAD: Final = """\
 # eniway in one file, made from manifests/base by `make manifests`: edit there. Before it is applied, put your own
-# values into the ConfigMap eniway-config below (each REPLACE), and create the Secret eniway-credentials: docs/install.md.
+# values into the ConfigMap eniway-config below (each REPLACE) and create the Secret eniway-credentials: docs/install.md
 """
 
 

@@ -19,7 +19,7 @@ import msgspec
 
 from cni import types
 from cni.needs import Attachment, Books, Network, PodSlots
-from cni.result import addresses_of, after, as_version, result_of
+from cni.result import after, as_version, result_of
 from cni.types import CniError
 from cni.wire import Reply, Request
 from eniway import log, metrics, names
@@ -197,9 +197,10 @@ class Handler:
                 )
             scope.kind = lease.kind.value
             scope.pod = lease.pod
-            # Plugins chained with us may have added others.
-            expected = [address.address for address in addresses_of(lease)]
-            if not set(expected) <= set(given := config.prev_result.addresses):
+            # Plugins chained with us may have added others. An older release gave exclusive pods the vSwitch's mask.
+            expected = [str(lease.address)]
+            given = [address.partition("/")[0] for address in config.prev_result.addresses]
+            if not set(expected) <= set(given):
                 raise CniError(7, f"prevResult.ips: expected {expected}, got {given}")
             if wrong := await self._network.check(lease):
                 raise KernelError(f"the network of pod {lease.pod} is not as planned: {'; '.join(map(str, wrong))}")

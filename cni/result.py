@@ -91,8 +91,10 @@ def result_of(lease: Lease, attachment: Attachment) -> Result:
 
 
 def addresses_of(lease: Lease) -> list[Address]:
-    """What the pod's eth0 carries; links are numbered as in ``result_of``."""
-    if lease.kind is not Kind.EXCLUSIVE:
-        return [Address(address=f"{lease.address}/32", gateway=names.GATEWAY, interface=1)]
-    address = f"{lease.address}/{lease.card.prefix.prefixlen}"
-    return [Address(address=address, gateway=str(lease.card.gateway), interface=1)]
+    """What the pod's eth0 carries; links are numbered as in ``result_of``.
+
+    A /32, as in the kernel: portmap takes the mask for that of a network of the pod's own, and masquerades whoever
+    calls a hostPort from it.
+    """
+    gateway = str(lease.card.gateway) if lease.kind is Kind.EXCLUSIVE else names.GATEWAY
+    return [Address(address=f"{lease.address}/32", gateway=gateway, interface=1)]

@@ -1,6 +1,6 @@
 """The node's iptables chains and the sets they look into. Pods come and go as members of sets; the chains stay.
 
-Five things are done to packets of pods, all by sets, so in constant time:
+Five things are done always to packets of pods, all by sets, so in constant time:
 
 1. A shared pod's packet gets the mark of its card. Not so the reply of a translated connection: it goes back by the
    card that the connection came in by.
@@ -12,6 +12,12 @@ Five things are done to packets of pods, all by sets, so in constant time:
    the node.
 5. Where the host forwards nothing by itself (policy DROP, as container engines set it), what comes from pods or goes to
    them is accepted, after every other rule.
+
+With ``snat: outside-vpc`` two more:
+
+6. What a shared pod sends in a connection that it began gets a mark of its own, by which routing looks, after
+   translation, whether it leaves the VPC; if so, it leaves by the primary card (plan/node.py).
+7. Such a connection, and a routed pod's, appears outside with the node's address.
 
 Only chains whose name starts with ENIWAY- are filled; of others' chains, our one jump is looked for and added if
 missing.
@@ -26,6 +32,7 @@ from ipaddress import IPv4Address
 from typing import Final
 
 from datapath import ipset
+from datapath.borders import USUAL, Borders
 from datapath.ipset import Set
 from datapath.kernel import Kernel
 from eniway import names
@@ -43,6 +50,7 @@ _PODS: Final = f"{names.LINK_PREFIX}+"
 _MARK: Final = f"{names.CHAIN_PREFIX}MARK"
 _KEEP: Final = f"{names.CHAIN_PREFIX}KEEP"
 _SNAT: Final = f"{names.CHAIN_PREFIX}SNAT"
+_OUTSIDE: Final = f"{names.CHAIN_PREFIX}OUTSIDE"
 _FORWARD: Final = f"{names.CHAIN_PREFIX}FORWARD"
 _UNMASQUERADE: Final = f"{names.KUBE_PROXY_MASQUERADE:#x}"
 
@@ -63,18 +71,32 @@ JUMPS: Final = (
     Jump("mangle", "PREROUTING", f"-i {_PODS}", _MARK),
     Jump("mangle", "POSTROUTING", f"! -o {_PODS} -m mark --mark {_UNMASQUERADE}/{_UNMASQUERADE}", _KEEP),
     Jump("nat", "POSTROUTING", "-m conntrack --ctstate DNAT", _SNAT),
+    Jump("nat", "POSTROUTING", f"! -o {_PODS}", _OUTSIDE),
     Jump("filter", "FORWARD", "", _FORWARD, overrules=True),
 )
 
 
-def chains(node: IPv4Address) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
-    """Rules by table and chain, in the words of iptables-save; ``node`` is the primary address of the node."""
+def chains(node: IPv4Address, borders: Borders = USUAL) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
+    """Rules by table and chain, in the words of iptables-save; ``node`` is the primary address of the node.
+
+    A chain without rules is empty, and nothing needs to jump there.
+    """
     snat = f"-j SNAT --to-source {node} --random-fully"
+    begun = (
+        f"-m conntrack --ctdir ORIGINAL -m set --match-set {names.IPSET_SOURCES} src"
+        f" -j MARK --set-xmark {names.MARK_BEGUN:#x}/{names.MARK_BEGUN:#x}"
+    )
+    translated = borders.inside is not None
+    outside = (
+        *(f"-d {network} -j RETURN" for network in sorted(borders.known)),
+        f"-m set --match-set {names.IPSET_PODS} src {snat}",
+    )
     return {
         "mangle": {
             _MARK: (
                 "-m conntrack --ctstate DNAT --ctdir REPLY -j RETURN",
                 f"-j SET --map-set {names.IPSET_SOURCES} src --map-mark",
+                *((begun,) if translated else ()),
             ),
             _KEEP: (f"-m set --match-set {names.IPSET_PODS} src -j MARK --set-xmark 0x0/{_UNMASQUERADE}",),
         },
@@ -87,6 +109,7 @@ def chains(node: IPv4Address) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
                     f" -m addrtype ! --src-type LOCAL {snat}"
                 ),
             ),
+            _OUTSIDE: outside if translated else (),
         },
         "filter": {
             _FORWARD: (
@@ -100,7 +123,7 @@ def chains(node: IPv4Address) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
     }
 
 
-def render(node: IPv4Address, present: str) -> str:
+def render(node: IPv4Address, present: str, borders: Borders = USUAL) -> str:
     """Input for ``iptables-restore --noflush``: our chains filled anew, in one commit a table, and the jumps to them.
 
     ``present``: what ``iptables-save`` prints. What stands there as it should is not written again; nothing to write is
@@ -108,12 +131,14 @@ def render(node: IPv4Address, present: str) -> str:
     """
     found = _tables(present)
     lines: list[str] = []
-    for table, filled in chains(node).items():
+    for table, filled in chains(node, borders).items():
         there = found.get(table, [])
         anew = {chain: rules for chain, rules in filled.items() if not _is_filled(chain, rules, there)}
         written = [f":{chain} - [0:0]" for chain in anew]
         written += (f"-A {chain} {rule}" for chain, rules in anew.items() for rule in rules)
-        written += (_jump(jump) for jump in JUMPS if jump.table == table and _is_wanting(jump, there))
+        written += (
+            _jump(jump) for jump in JUMPS if jump.table == table and filled[jump.target] and _is_wanting(jump, there)
+        )
         if written:
             lines += (f"*{table}", *written, "COMMIT")
     return "".join(f"{line}\n" for line in lines)
@@ -144,14 +169,14 @@ def _jump(jump: Jump) -> str:
     return " ".join(filter(None, ("-A" if jump.overrules else "-I", jump.chain, jump.match, "-j", jump.target)))
 
 
-def ensure(kernel: Kernel, node: IPv4Address) -> bool:
+def ensure(kernel: Kernel, node: IPv4Address, borders: Borders) -> bool:
     """Make the sets and write what is missing of the chains, in the calling thread's namespace; whether any was."""
     for made in SETS:
         try:
             kernel.sets.call(ipset.create(made))
         except OSError as error:
             raise KernelError(f"ipset {made.name} ({made.type}): {error.strerror}") from error
-    text = render(node, _run("iptables-save"))
+    text = render(node, _run("iptables-save"), borders)
     if text:
         _run("iptables-restore", "--noflush", "--wait", _WAIT, given=text)
     return bool(text)

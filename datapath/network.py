@@ -20,6 +20,7 @@ from typing import Final, Self, TypeVar
 
 from datapath import firewall, kernel, netns, observe, rtnetlink
 from datapath.apply import apply
+from datapath.borders import USUAL, Borders
 from datapath.diff import Op, diff, mend
 from datapath.kernel import Kernel
 from datapath.netlink import each_message
@@ -63,15 +64,18 @@ class _Node:
     service_cidr: IPv4Network
     mtu: int
     """Of the primary card; every card of an instance is in the same VPC and gets the same."""
+    metadata: bool
+    """Pods may ask the metadata service."""
 
 
 class Network:
     """The node's part of the pod network. Raises KernelError for whatever the kernel refuses.
 
-    ``path``: the node's network namespace, where it is not the process's own.
+    ``path``: the node's network namespace, where it is not the process's own. ``borders``: what pods may reach.
     """
 
-    def __init__(self, *, path: str = netns.CURRENT) -> None:
+    def __init__(self, *, path: str = netns.CURRENT, borders: Borders = USUAL) -> None:
+        self._borders = borders
         self._homes: list[kernel.Home] = []
         self._quick = ThreadPoolExecutor(1, "datapath", _enter, (path, self._homes))
         self._slow = ThreadPoolExecutor(_SLOW_THREADS, "datapath-slow", _enter, (path, self._homes))
@@ -101,8 +105,8 @@ class Network:
         """
         if self._news is None:
             self._news = await self._run(None, lambda: _events(rtnetlink.RTMGRP_LINK | rtnetlink.RTMGRP_IPV4_RULE))
-        mtu, changed = await self._run("start", lambda: _start(primary), slow=True)
-        self._node = _Node(service_cidr, mtu)
+        mtu, changed = await self._run("start", lambda: _start(primary, self._borders), slow=True)
+        self._node = _Node(service_cidr, mtu, self._borders.metadata)
         self._cards.add(primary.mac)
         return changed
 
@@ -276,16 +280,16 @@ class Network:
 # --- the work, in a thread
 
 
-def _start(primary: Card) -> tuple[int, bool]:
+def _start(primary: Card, borders: Borders) -> tuple[int, bool]:
     """MTU of the primary card, and whether anything was changed."""
     with kernel.opened() as opened:
         link = observe.find_card(opened, primary)
         if link is None:
             raise KernelError(f"the primary card {primary.eni_id} ({primary.mac}) is not on this node")
-        written = firewall.ensure(opened, primary.address)
-        desired = node.node(observe.rp_filters(opened))
+        written = firewall.ensure(opened, primary.address, borders)
+        desired = node.node(observe.rp_filters(opened)) | node.borders(borders, primary, name=link.name)
         paths = [item.path for item in desired if isinstance(item, Sysctl)]
-        ops = diff(observe.node(opened, paths), desired)
+        ops = diff(observe.node(opened, paths, link), desired)
         apply(opened, ops)
         return link.mtu, written or bool(ops)
 
@@ -384,7 +388,7 @@ def _plan(lease: Lease, known: _Node) -> NetState:
         case Kind.ROUTED:
             return routed.routed(lease, mtu=known.mtu)
         case Kind.EXCLUSIVE:
-            return exclusive.exclusive(lease, mtu=known.mtu, service_cidr=known.service_cidr)
+            return exclusive.exclusive(lease, mtu=known.mtu, service_cidr=known.service_cidr, metadata=known.metadata)
 
 
 def _observe(opened: Kernel, lease: Lease) -> NetState:

@@ -76,10 +76,13 @@ def shared_card(kernel: Kernel, card: Card) -> NetState:
     return frozenset(items | _routes(kernel, Netns.NODE, table, devices))
 
 
-def node(kernel: Kernel, sysctls: Iterable[str]) -> NetState:
-    """The node-wide rule and the given sysctls."""
-    rules = {rule for rule in _rules(kernel) if rule.table == names.TABLE_PODS}
-    return frozenset(rules | {Sysctl(path=path, value=(SYSCTL / path).read_text().strip()) for path in sysctls})
+def node(kernel: Kernel, sysctls: Iterable[str], primary: Link) -> NetState:
+    """The node-wide rules, what stands in the borders' tables, and the given sysctls."""
+    items: set[Item] = {rule for rule in _rules(kernel) if rule.priority < names.RULE_ENI}
+    devices = {primary.index: primary.name}
+    for table in (names.TABLE_METADATA, names.TABLE_OUTSIDE):
+        items |= _routes(kernel, Netns.NODE, table, devices)
+    return frozenset(items | {Sysctl(path=path, value=(SYSCTL / path).read_text().strip()) for path in sysctls})
 
 
 def rp_filters(kernel: Kernel) -> Mapping[str, int]:

@@ -59,10 +59,12 @@ _IFF_UP: Final = 0x1
 _IFF_SET_BY_USERS: Final = 0x80 | 0x100 | 0x200  # NOARP, PROMISC, ALLMULTI
 
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE = 1, 4, 5, 6, 7, 15
-_RTNH_F_ONLINK, _RTN_UNICAST, _RTN_UNREACHABLE = 4, 1, 7
+_RTNH_F_ONLINK, _RTN_UNICAST, _RTN_UNREACHABLE, _RTN_THROW = 4, 1, 7, 9
 _SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
 _NUD_PERMANENT: Final = 0x80
 _FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE, _FRA_FWMASK, _FRA_PROTOCOL, _FR_ACT_TO_TBL = 6, 10, 15, 16, 21, 1
+_FRA_DST, _FRA_IIFNAME, _LOOPBACK = 1, 3, "lo"
+"""What a node sends itself comes from lo, to the eyes of a rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +265,9 @@ def route(payload: bytes, *, netns: Netns, devices: Mapping[int, str]) -> Route 
     family, length, _, _, table, protocol, _, kind, flags = _RTM.unpack_from(payload)
     found = attributes(payload[12:])
     index = _number(found.get(_RTA_OIF))
-    if family != socket.AF_INET or protocol != names.ROUTE_PROTOCOL or kind not in {_RTN_UNICAST, _RTN_UNREACHABLE}:
+    if family != socket.AF_INET or protocol != names.ROUTE_PROTOCOL:
+        return None
+    if kind not in {_RTN_UNICAST, _RTN_UNREACHABLE, _RTN_THROW}:
         return None
     if kind == _RTN_UNICAST and index not in devices:
         return None
@@ -277,6 +281,7 @@ def route(payload: bytes, *, netns: Netns, devices: Mapping[int, str]) -> Route 
         onlink=bool(flags & _RTNH_F_ONLINK),
         source=IPv4Address(source) if source else None,
         metric=_number(found.get(_RTA_PRIORITY)),
+        throws=kind == _RTN_THROW,
     )
 
 
@@ -291,7 +296,7 @@ def remove_route(item: Route, index: int) -> Message:
 
 
 def _route(item: Route, index: int) -> bytes:
-    kind = _RTN_UNICAST if item.dev else _RTN_UNREACHABLE
+    kind = _RTN_UNICAST if item.dev else _RTN_THROW if item.throws else _RTN_UNREACHABLE
     scope = _SCOPE_UNIVERSE if item.gateway or not item.dev else _SCOPE_LINK
     flags = _RTNH_F_ONLINK if item.onlink else 0
     header = _RTM.pack(socket.AF_INET, item.destination.prefixlen, 0, 0, 0, names.ROUTE_PROTOCOL, scope, kind, flags)
@@ -348,14 +353,18 @@ def get_rules() -> Message:
 
 def rule(payload: bytes) -> Rule | None:
     """Read an RTM_NEWRULE; None if it is not ours."""
+    length = payload[1]
     found = attributes(payload[12:])
     if found.get(_FRA_PROTOCOL) != bytes([names.ROUTE_PROTOCOL]):
         return None
+    destination = found.get(_FRA_DST)
     return Rule(
         priority=_number(found.get(_FRA_PRIORITY)),
         table=_number(found.get(_FRA_TABLE)),
         mark=_number(found.get(_FRA_FWMARK)),
         mask=_number(found.get(_FRA_FWMASK)),
+        destination=IPv4Network((destination, length)) if destination else None,
+        own=_text(found.get(_FRA_IIFNAME, b"")) == _LOOPBACK,
     )
 
 
@@ -370,14 +379,19 @@ def remove_rule(item: Rule) -> Message:
 
 
 def _rule(item: Rule) -> bytes:
+    length = item.destination.prefixlen if item.destination else 0
     parts = [
-        _RTM.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, _FR_ACT_TO_TBL, 0),
+        _RTM.pack(socket.AF_INET, length, 0, 0, 0, 0, 0, _FR_ACT_TO_TBL, 0),
         number(_FRA_PRIORITY, item.priority),
         number(_FRA_TABLE, item.table),
         attribute(_FRA_PROTOCOL, bytes([names.ROUTE_PROTOCOL])),
     ]
     if item.mask:
         parts += (number(_FRA_FWMARK, item.mark), number(_FRA_FWMASK, item.mask))
+    if item.destination:
+        parts.append(attribute(_FRA_DST, item.destination.network_address.packed))
+    if item.own:
+        parts.append(text(_FRA_IIFNAME, _LOOPBACK))
     return b"".join(parts)
 
 

@@ -80,7 +80,7 @@ class Addr:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """An IPv4 route with our protocol number; without ``dev`` it answers "unreachable"."""
+    """An IPv4 route with our protocol number; without ``dev`` it answers "unreachable", or ``throws``."""
 
     netns: Netns
     table: int
@@ -91,6 +91,8 @@ class Route:
     source: IPv4Address | None = None
     """Preferred source address."""
     metric: int = 0
+    throws: bool = False
+    """The look-up goes on with the next rule."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,12 +107,17 @@ class Neigh:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A policy rule of the node with our protocol number: read ``table`` (for packets with ``mark`` under ``mask``)."""
+    """A policy rule of the node with our protocol number: read ``table``.
+
+    For packets with ``mark`` under ``mask``, to ``destination``, and only for the node's own where ``own``.
+    """
 
     priority: int
     table: int
     mark: int = 0
     mask: int = 0
+    destination: IPv4Network | None = None
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

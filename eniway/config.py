@@ -95,6 +95,16 @@ class NodeConfig(_Strict, frozen=True):
     takes some 10 s. Where none can come, it does not wait."""
     add_deadline_seconds: Annotated[float, msgspec.Meta(gt=0, le=220)] = 200.0
     """How long a pod's ADD waits for an address or card before it fails; kubelet gives a sandbox 240 s."""
+    snat: Literal["none", "outside-vpc"] = "none"
+    """Whose address shared and routed pods have outside the VPC: their own, for which the VPC needs a NAT gateway; or
+    the node's, whose primary ENI then carries them, by its public address. Exclusive pods have their own always."""
+    vpc_cidrs: list[str] = []
+    """With ``snat: outside-vpc``: all IPv4 networks that know pods' addresses, such as the VPC's CIDR blocks, peered
+    networks, and the podCIDRs of routed pods; 100.64.0.0/10, the cloud's own services, is always among them."""
+    metadata_access: Literal["block", "allow"] = "block"
+    """Whether pods may ask the metadata service, which hands out the credentials of the instance's RAM role; the node
+    and pods in its network always may. What else the node forwards, as for containers beside Kubernetes, is blocked,
+    too. An exclusive pod keeps what it was started with."""
     sweep_seconds: Annotated[float, msgspec.Meta(ge=1)] = 60.0
     """How often books, kernel and cloud are compared when nothing else asks for it."""
     metrics_address: str = ":9530"
@@ -114,6 +124,11 @@ class NodeConfig(_Strict, frozen=True):
         """``service_cidr`` parsed."""
         return IPv4Network(self.service_cidr)
 
+    @property
+    def vpc_networks(self) -> frozenset[IPv4Network]:
+        """``vpc_cidrs`` parsed."""
+        return frozenset(map(IPv4Network, self.vpc_cidrs))
+
 
 def parse(text: str, *, source: str) -> NodeConfig:
     """The configuration in ``text``; BadConfig names ``source``, the path of the key and what was expected."""
@@ -129,6 +144,15 @@ def parse(text: str, *, source: str) -> NodeConfig:
         raise BadConfig(
             f"{source}: `$.service_cidr`: expected an IPv4 network such as 172.21.0.0/20: {error}"
         ) from error
+    for place, cidr in enumerate(config.vpc_cidrs):
+        try:
+            IPv4Network(cidr)
+        except ValueError as error:
+            raise BadConfig(
+                f"{source}: `$.vpc_cidrs[{place}]`: expected an IPv4 network such as 10.0.0.0/8: {error}"
+            ) from error
+    if (config.snat == "outside-vpc") != bool(config.vpc_cidrs):
+        raise BadConfig(f"{source}: `$.vpc_cidrs`: expected the VPC's networks with snat: outside-vpc, and only then")
     if config.pool.min_idle_addresses > config.pool.max_idle_addresses:
         raise BadConfig(f"{source}: `$.pool.min_idle_addresses`: expected at most max_idle_addresses")
     if bool(config.operator.region) != bool(config.operator.vpc):

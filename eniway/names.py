@@ -60,6 +60,16 @@ FABRIC_MAC: Final = "ee:ff:ff:ff:ff:ff"
 RULE_PODS: Final = 512
 """Priority of the node-wide rule that reads the table of pod host routes first."""
 TABLE_PODS: Final = 999
+RULE_METADATA: Final = 1024
+"""Priority of the rule by which the node itself reaches the metadata service; what it forwards there meets the next."""
+TABLE_METADATA: Final = 998
+METADATA_SERVICE: Final = "100.100.100.200"
+"""Tells any caller of the instance who it is, credentials of its RAM role included."""
+RULE_OUTSIDE: Final = 1536
+"""Priority of the rule for what shared pods begin, where pods take the node's address outside the VPC."""
+TABLE_OUTSIDE: Final = 997
+CLOUD_SERVICES: Final = "100.64.0.0/10"
+"""DNS, metadata, storage and others of the cloud's own, which take an address of the VPC for what it is."""
 RULE_ENI: Final = 2048
 """Priority of the fwmark rules, one per shared card."""
 TABLE_ENI_BASE: Final = 1000
@@ -71,6 +81,8 @@ MARK_SHIFT: Final = 3
 """Slot of the card a packet has to leave by: bits 3..7 of the packet mark, clear of kube-proxy's 0x4000 and 0x8000."""
 MARK_SLOTS: Final = MARK_MASK >> MARK_SHIFT
 """The highest slot that has a mark; shared cards stand in no higher one."""
+MARK_BEGUN: Final = 0x100
+"""Packet mark of what a shared pod sends in a connection that it began itself; only where TABLE_OUTSIDE is in use."""
 KUBE_PROXY_MASQUERADE: Final = 0x4000
 """kube-proxy's masqueradeBit 14."""
 IPSET_SOURCES: Final = "eniway-src"

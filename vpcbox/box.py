@@ -192,7 +192,7 @@ class Box:
 
     async def _start_cluster(self) -> Cluster:
         self._components = await asyncio.to_thread(ensure, progress=self.stage)
-        self._cluster = Cluster(self, self._components)
+        self._cluster = Cluster(self, self._components, proxy_mode=self._options.kube_proxy)
         await self._cluster.up(list(self._nodes.values()))
         self._ram.add(account.provider(ISSUER, self._cluster.token_key))
         return self._cluster

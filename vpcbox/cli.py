@@ -53,6 +53,7 @@ def _up(given: argparse.Namespace) -> None:
         instance_type=_instance_type(given.instance_type),
         install=given.install,
         speed=given.speed,
+        kube_proxy=given.kube_proxy,
     )
     began = time.monotonic()
     try:
@@ -222,6 +223,10 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--install", choices=("eniway", "none"), default="eniway", help="the pod network (eniway)")
     up.add_argument(
         "--speed", type=_speed, default=1.0, metavar="X", help="the cloud's time runs so many times as fast (1)"
+    )
+
+    up.add_argument(
+        "--kube-proxy", choices=("iptables", "nftables"), default="iptables", help="kube-proxy's mode (iptables)"
     )
 
     status = command("status", _status, "what is in the box, and where")

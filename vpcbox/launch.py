@@ -25,6 +25,7 @@ class Options:
     instance_type: str
     install: str  # eniway or none
     speed: float = 1.0
+    kube_proxy: str = "iptables"  # its mode, or nftables
     cluster: bool = True  # False: instances, and no cluster on them
 
 

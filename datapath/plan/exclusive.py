@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Interface, IPv4Network
 from typing import Final
 
+from datapath.borders import METADATA
 from datapath.plan import veth
 from datapath.state import TABLE_MAIN, Addr, Eni, Member, Netns, NetState, Route
 from eniway import names
@@ -16,8 +17,10 @@ TXQLEN: Final = 1000
 """DEFAULT_TX_QUEUE_LEN of Ethernet devices."""
 
 
-def exclusive(lease: Lease, *, mtu: int, service_cidr: IPv4Network) -> NetState:
+def exclusive(lease: Lease, *, mtu: int, service_cidr: IPv4Network, metadata: bool = True) -> NetState:
     """The card in the pod as ``lease.key.ifname``, and the pod's way to Services by a veth of its own.
+
+    ``metadata``: the pod may ask the metadata service. It is the pod's own kernel that says no.
 
     The pod's two addresses meet in one case: when it calls a Service that leads back to itself. That packet would come
     in on the card from the address of the veth, which the pod knows for its own, so the node puts its own address there
@@ -27,6 +30,8 @@ def exclusive(lease: Lease, *, mtu: int, service_cidr: IPv4Network) -> NetState:
         raise InvariantBroken(f"lease {lease.key.alias}: an exclusive pod needs a service_address")
     ifname = lease.key.ifname
     leg = veth.leg(lease.key, peer=names.SERVICE_LINK, address=lease.service_address, mtu=mtu, towards=service_cidr)
+    if not metadata:
+        leg |= {Route(netns=Netns.POD, table=TABLE_MAIN, destination=METADATA, dev=None)}
     return leg | {
         Eni(
             eni_id=lease.card.eni_id,

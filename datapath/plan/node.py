@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from ipaddress import IPv4Network
 from typing import Final
 
+from datapath.borders import METADATA, Borders
 from datapath.plan.exclusive import TXQLEN
-from datapath.state import METRIC_LAST, Eni, Neigh, Netns, NetState, Route, Rule, Sysctl
+from datapath.state import METRIC_LAST, TABLE_MAIN, Eni, Member, Neigh, Netns, NetState, Route, Rule, Sysctl
 from eniway import names
 from eniway.model import Card, Mac
 
@@ -37,6 +38,39 @@ def node(rp_filters: Mapping[str, int]) -> NetState:
             if link != "all"
         }
     return frozenset(state | {Sysctl(path=rp_filter_path("all"), value="0")})
+
+
+def borders(told: Borders, primary: Card, *, name: str) -> NetState:
+    """What is held up at the node, and what leaves by the primary card, its link called ``name``.
+
+    The metadata service is unreachable for what the node forwards, after translation, so by no Service either.
+
+    A connection that a shared pod begins to somewhere outside takes the primary card and its address; replies of one
+    that came in by the pod's own card leave by that, so the table is read for the former alone.
+    """
+    state: set[Route | Rule | Member] = set()
+    if not told.metadata:
+        state |= {
+            Rule(priority=names.RULE_METADATA, table=TABLE_MAIN, destination=METADATA, own=True),
+            Rule(priority=names.RULE_METADATA + 1, table=names.TABLE_METADATA, destination=METADATA),
+            Route(netns=Netns.NODE, table=names.TABLE_METADATA, destination=METADATA, dev=None),
+        }
+    if told.inside is not None:
+        begun, table = names.MARK_BEGUN, names.TABLE_OUTSIDE
+        state.add(Rule(priority=names.RULE_OUTSIDE, table=table, mark=begun, mask=begun))
+        state.add(
+            Route(
+                netns=Netns.NODE,
+                table=table,
+                destination=EVERYWHERE,
+                dev=name,
+                gateway=primary.gateway,
+                onlink=True,
+            )
+        )
+        for network in told.known:
+            state.add(Route(netns=Netns.NODE, table=table, destination=network, dev=None, throws=True))
+    return frozenset(state)
 
 
 def shared_card(card: Card, *, name: str, mtu: int) -> NetState:

@@ -27,6 +27,7 @@ from typing import Any, Final
 from cni import conflist
 from cni.handler import Handler
 from cni.server import Door
+from datapath.borders import Borders
 from datapath.network import Network
 from deviceplugin.allocations import Allocations
 from deviceplugin.podresources import PodResources
@@ -61,7 +62,7 @@ async def run(config: NodeConfig, *, node: str) -> None:
     clock = SystemClock()
     random = Random()  # noqa: S311 -- spreads retries
     async with AsyncExitStack() as stack:
-        network = await stack.enter_async_context(Network())
+        network = await stack.enter_async_context(Network(borders=_borders(config)))
         metadata = await stack.enter_async_context(Metadata(config.cloud.metadata))
         opening = await open_ledger(
             Path(names.LEDGER_FILE),
@@ -139,6 +140,13 @@ async def run(config: NodeConfig, *, node: str) -> None:
             while True:
                 await sweeper.due(config.sweep_seconds)
                 await _sweep(sweeper)
+
+
+def _borders(config: NodeConfig) -> Borders:
+    return Borders(
+        metadata=config.metadata_access == "allow",
+        inside=config.vpc_networks if config.snat == "outside-vpc" else None,
+    )
 
 
 async def _sweep(sweeper: Sweeper) -> None:

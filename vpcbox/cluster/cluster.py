@@ -31,11 +31,12 @@ class ClusterError(Exception):
 class Cluster:
     """The cluster of one box. `up` comes first."""
 
-    def __init__(self, box: BoxContext, components: ComponentSet) -> None:
-        """Nothing happens yet."""
+    def __init__(self, box: BoxContext, components: ComponentSet, *, proxy_mode: str = "iptables") -> None:
+        """Nothing happens yet. `proxy_mode`: kube-proxy's, iptables or nftables."""
         self.kubeconfig: Path = box.state / "kubeconfig"
         self._box = box
         self._components = components
+        self._proxy_mode = proxy_mode
         self._control = box.control.directory / "kubernetes"
         self._images = box.control.directory / "box-images.tar"
         self._authority = certs.authority("vpcbox", now=datetime.now(UTC))
@@ -155,7 +156,10 @@ class Cluster:
         server = f"https://{self._box.control.address}:{config.API_PORT}"
 
         def write() -> None:
-            _write(directory, files.node(self._authority, facts, self._machine, server=server, directory=directory))
+            content = files.node(
+                self._authority, facts, self._machine, server=server, directory=directory, proxy_mode=self._proxy_mode
+            )
+            _write(directory, content)
             try:
                 cgroups.create(facts.cgroup.removeprefix("/"))
             except OSError as error:

@@ -128,15 +128,15 @@ def node_labels(node: NodeFacts) -> dict[str, str]:
     }
 
 
-def kube_proxy(node: NodeFacts, kubeconfig_file: Path) -> str:
-    """kube-proxy's configuration: iptables, local pods known by the name of their link."""
+def kube_proxy(node: NodeFacts, kubeconfig_file: Path, *, mode: str) -> str:
+    """kube-proxy's configuration: `mode` is iptables or nftables; local pods are known by the name of their link."""
     return _yaml(
         {
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
             "kind": "KubeProxyConfiguration",
             "clientConnection": {"kubeconfig": str(kubeconfig_file)},
             "hostnameOverride": node.name,
-            "mode": "iptables",
+            "mode": mode,
             "detectLocalMode": "InterfaceNamePrefix",
             "detectLocal": {"interfaceNamePrefix": POD_LINK_PREFIX},
             # The conntrack limits are the machine's: in a network namespace they cannot be written

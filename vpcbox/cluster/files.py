@@ -55,9 +55,15 @@ def control_plane(ca: Authority, address: IPv4Address) -> Mapping[str, bytes]:
 
 
 def node(
-    ca: Authority, facts: config.NodeFacts, machine: config.Machine, *, server: str, directory: Path
+    ca: Authority,
+    facts: config.NodeFacts,
+    machine: config.Machine,
+    *,
+    server: str,
+    directory: Path,
+    proxy_mode: str = "iptables",
 ) -> Mapping[str, bytes]:
-    """A node's folder, which stands at `directory`; `server` is the API server's URL."""
+    """A node's folder, which stands at `directory`; `server` is the API server's URL, `proxy_mode` kube-proxy's."""
     # One certificate for both: kubelet is a client of the API server, and serves logs and exec to it
     kubelet = ca.issue(
         f"system:node:{facts.name}", groups=("system:nodes",), names=(facts.name,), addresses=(facts.address,)
@@ -71,7 +77,7 @@ def node(
         "kubelet.conf": config.kubeconfig(server, f"system:node:{facts.name}", trusted, kubelet).encode(),
         "kubelet.yaml": config.kubelet(facts, directory).encode(),
         "kube-proxy.conf": config.kubeconfig(server, "system:kube-proxy", trusted, proxy).encode(),
-        "kube-proxy.yaml": config.kube_proxy(facts, directory / "kube-proxy.conf").encode(),
+        "kube-proxy.yaml": config.kube_proxy(facts, directory / "kube-proxy.conf", mode=proxy_mode).encode(),
         "containerd.toml": config.containerd(machine).encode(),
         "resolv.conf": b"",
     }

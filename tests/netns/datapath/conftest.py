@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from datapath.borders import USUAL, Borders
 from datapath.network import Network
 from tests.netns.datapath.fabric import GATEWAY, SERVICE_CIDR, VSWITCH, Namespace, Node, Vpc
 
@@ -27,7 +28,8 @@ def vpc() -> Iterator[Vpc]:
         for path, value in (("ip_forward", "1"), ("conf/all/rp_filter", "0"), ("conf/default/rp_filter", "0")):
             router.write(f"net/ipv4/{path}", value)
         router.exec("ipset", "create", "legal", "hash:net,iface")
-        router.exec("iptables", "-A", "FORWARD", "-m", "set", "!", "--match-set", "legal", "src,src", "-j", "DROP")
+        for chain in ("FORWARD", "INPUT"):
+            router.exec("iptables", "-A", chain, "-m", "set", "!", "--match-set", "legal", "src,src", "-j", "DROP")
         router.exec("iptables", "-A", "FORWARD", "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP")
         yield vpc
     finally:
@@ -42,22 +44,23 @@ async def nodes(vpc: Vpc) -> AsyncIterator[tuple[Node, Node]]:
     Their primary cards are strict: the way back is always the card that a packet comes in by.
     """
     async with AsyncExitStack() as stack:
-        made = []
-        for _ in range(2):
-            name = vpc.namespace()
-            network = await stack.enter_async_context(Network(path=f"/run/netns/{name}"))
-            node = vpc.instance(network, name)
-            for slot in (1, 2, 3):
-                node.cards[slot] = vpc.card(node, slot)
-            node.write("net/ipv4/conf/eth0/rp_filter", "1")
-            await network.start(service_cidr=SERVICE_CIDR, primary=node.cards[0])
-            await network.prepare_card(node.cards[1])
-            vpc.route(node)
-            assert node.pod_cidr is not None
-            await network.claim_ranges({node.pod_cidr})
-            made.append(node)
-        first, second = made
-        yield first, second
+        yield await boot(vpc, stack), await boot(vpc, stack)
+
+
+async def boot(vpc: Vpc, stack: AsyncExitStack, borders: Borders = USUAL) -> Node:
+    """One such node, for as long as ``stack`` is open."""
+    name = vpc.namespace()
+    network = await stack.enter_async_context(Network(path=f"/run/netns/{name}", borders=borders))
+    node = vpc.instance(network, name)
+    for slot in (1, 2, 3):
+        node.cards[slot] = vpc.card(node, slot)
+    node.write("net/ipv4/conf/eth0/rp_filter", "1")
+    await network.start(service_cidr=SERVICE_CIDR, primary=node.cards[0])
+    await network.prepare_card(node.cards[1])
+    vpc.route(node)
+    assert node.pod_cidr is not None
+    await network.claim_ranges({node.pod_cidr})
+    return node
 
 
 @pytest.fixture

@@ -301,19 +301,37 @@ def instance_address(instance: Namespace) -> IPv4Address:
 
 
 def talk(
-    client: Namespace, server: Namespace, address: IPv4Address, *, dial: tuple[IPv4Address, int] | None = None
+    client: Namespace,
+    server: Namespace,
+    address: IPv4Address,
+    *,
+    dial: tuple[IPv4Address, int] | None = None,
+    protocol: str = "tcp",
+    source: IPv4Address | None = None,
 ) -> IPv4Address:
-    """Connect by TCP, exchange a word each way; the client's address as the server saw it.
+    """Exchange a word each way by TCP or UDP; the client's address as the server saw it.
 
-    The server listens on ``address``, port 8080; the client calls ``dial`` if that is somewhere else.
+    The server listens on ``address``, port 8080; the client calls ``dial`` if that is somewhere else, from ``source``
+    if it has several addresses.
     """
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     host, port = dial or (address, 8080)
-    with closing(server.socket()) as listener, closing(client.socket()) as made:
+    with closing(server.socket(kind)) as listener, closing(client.socket(kind)) as made:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((str(address), 8080))
-        listener.listen()
         listener.settimeout(3)
         made.settimeout(3)
+        if source is not None:
+            made.bind((str(source), 0))
+        if protocol == "udp":
+            made.connect((str(host), port))
+            made.send(b"question")
+            asked, peer = listener.recvfrom(100)
+            assert asked == b"question"
+            listener.sendto(b"answer", peer)
+            assert made.recv(100) == b"answer"
+            return IPv4Address(peer[0])
+        listener.listen()
         made.connect((str(host), port))
         accepted, (seen, _) = listener.accept()
         with closing(accepted):

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from eniway import names
-from tests.netns.datapath.fabric import Namespace, Node, Vpc, instance_address, talk
-from tests.netns.datapath.test_services import NODE_PORT, VIP, attached, cluster_ip, node_port
+from tests.conformance.cells import Path
+from tests.netns.datapath.fabric import (
+    Namespace,
+    Node,
+    Vpc,
+    exclusive_lease,
+    instance_address,
+    shared_lease,
+    talk,
+)
+from tests.netns.datapath.services import PORT, Service, serve
 from tests.netns.datapath.test_sweep import start
 
 
@@ -15,16 +24,19 @@ async def test_pods_are_forwarded_where_the_policy_is_drop(
     node, _ = nodes
     node.exec("iptables", "-P", "FORWARD", "DROP")
     await start(node)
-    first, lease = await attached(vpc, node, "shared")
-    second, other = await attached(vpc, node, "shared")
-    alone, own = await attached(vpc, node, "exclusive")
+    first, second, alone = vpc.pod(), vpc.pod(), vpc.pod()
+    lease, other = shared_lease(vpc, node, first), shared_lease(vpc, node, second)
+    own = exclusive_lease(vpc, node, alone)
+    for each in (lease, other, own):
+        await node.network.attach(each)
     assert talk(first, second, other.address) == lease.address
     assert talk(first, outside, instance_address(outside)) == lease.address
     assert talk(outside, first, lease.address) == instance_address(outside)
-    cluster_ip(node, lease.address)
-    assert talk(alone, first, lease.address, dial=(VIP, 80)) == own.service_address
-    node_port(node, own.address, local=True)
-    assert talk(outside, alone, own.address, dial=(node.address, NODE_PORT)) == node.address
+    shared, exclusive = Service(0, lease.address, node.name), Service(1, own.address, node.name)
+    serve(node, (shared, exclusive), "iptables")
+    assert talk(alone, first, lease.address, dial=(shared.cluster_ip, PORT)) == own.service_address
+    port = exclusive.port(Path.NODE_PORT_LOCAL)
+    assert talk(outside, alone, own.address, dial=(node.address, port)) == node.address
 
 
 async def test_only_the_policy_is_overruled(nodes: tuple[Node, Node]) -> None:

@@ -1,35 +1,15 @@
-"""Who reaches whom, and from which address: the wire's promise, pod by pod on the real kernel."""
+"""Which card a pod leaves by, and whose address it can use; test_matrix.py has who reaches whom."""
 
 from __future__ import annotations
-
-from itertools import permutations
 
 from tests.netns.datapath.fabric import (
     Namespace,
     Node,
     Vpc,
-    exclusive_lease,
     instance_address,
-    routed_lease,
     shared_lease,
     talk,
 )
-
-
-async def test_everybody_reaches_everybody_and_shows_the_own_address(
-    vpc: Vpc, nodes: tuple[Node, Node], outside: Namespace
-) -> None:
-    """Pods of all kinds, on one node and across, their nodes, and an instance of the VPC that is no node."""
-    ends = [(outside, instance_address(outside))]
-    for node in nodes:
-        ends.append((node, node.address))
-        for lease_of in (shared_lease, shared_lease, exclusive_lease, routed_lease, routed_lease):
-            pod = vpc.pod()
-            lease = lease_of(vpc, node, pod)
-            await node.network.attach(lease)
-            ends.append((pod, lease.address))
-    for (client, own), (server, address) in permutations(ends, 2):
-        assert talk(client, server, address) == own
 
 
 async def test_pods_of_different_cards_leave_each_by_its_own(

@@ -48,7 +48,7 @@ async def test_add_of_an_exclusive_pod(rooms: Any, request_of: Any) -> None:
     )
     result = msgspec.json.decode(reply.output)
     assert [lease.card.slot for lease in rooms.leases()] == [3]
-    assert result["ips"] == [{"address": "10.0.16.100/20", "gateway": "10.0.31.253", "interface": 1}]
+    assert result["ips"] == [{"address": "10.0.16.100/32", "gateway": "10.0.31.253", "interface": 1}]
     assert [(link["name"], link.get("mtu")) for link in result["interfaces"]] == [
         ("eniw0123456789a", None),
         ("eth0", 1500),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
+from datapath.borders import Borders
 from datapath.firewall import JUMPS, chains, render
 from eniway import names
 
 NODE = IPv4Address("10.0.0.4")
+TRANSLATED = Borders(inside=frozenset({IPv4Network("10.0.0.0/8")}))
 
 
 def test_on_a_fresh_node_chains_and_jumps_are_made() -> None:
     """Each chain is declared, filled and jumped to once."""
-    text = render(NODE, "")
+    text = render(NODE, "", TRANSLATED)
     for jump in JUMPS:
         assert text.count(f":{jump.target} - [0:0]\n") == 1
         inserted = f"-I {jump.chain} {jump.match} -j {jump.target}\n"
@@ -25,7 +27,7 @@ def test_jumps_that_stand_are_not_repeated() -> None:
     present = "\n".join(
         f"*{jump.table}\n-A {jump.chain} -m comment --comment x {jump.match} -j {jump.target}" for jump in JUMPS
     )
-    text = render(NODE, present)
+    text = render(NODE, present, TRANSLATED)
     assert "-I " not in text
     assert all(f":{jump.target} - [0:0]\n" in text for jump in JUMPS)
 
@@ -38,6 +40,16 @@ def test_what_stands_is_not_written_again() -> None:
     (rule,) = chains(NODE)["mangle"][name]
     other = text.replace("-I ", "-A ").replace(f"-A {name}", f"-A {name} -s 192.0.2.1")
     assert render(NODE, other) == f"*mangle\n:{name} - [0:0]\n-A {name} {rule}\nCOMMIT\n"
+
+
+def test_what_is_not_asked_for_any_more_is_emptied() -> None:
+    """The chain without rules does nothing, whoever jumps to it; on a node that never had it, it is not made."""
+    before = render(NODE, "", TRANSLATED).replace("-I ", "-A ")
+    name = f"{names.CHAIN_PREFIX}OUTSIDE"
+    text = render(NODE, before)
+    assert f":{name} - [0:0]\n" in text
+    assert f"-A {name} " not in text
+    assert name not in render(NODE, "")
 
 
 def test_a_policy_to_drop_is_overruled_behind_all_rules() -> None:

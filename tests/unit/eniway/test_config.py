@@ -27,8 +27,14 @@ def test_the_least_configuration_is_accepted() -> None:
         ("pool: {min_idle_addresses: 9, max_idle_addresses: 3}", "expected at most max_idle_addresses"),
         ("log_level: loud", "log_level"),
         ("service_cidr: 172.21.0.1/20", "service_cidr"),
+        ("snat: outside-vpc", r"`\$.vpc_cidrs`: expected the VPC's networks with snat: outside-vpc"),
+        ("vpc_cidrs: [10.0.0.0/8]", r"`\$.vpc_cidrs`: .* and only then"),
+        ("snat: outside-vpc\nvpc_cidrs: [10.0.0.0/8, 10.0.0.1/8]", r"`\$.vpc_cidrs\[1\]`: expected an IPv4 network"),
     ],
-    ids=["unknown key", "unknown nested key", "wrong kind", "contradiction", "unknown word", "host bits"],
+    ids=[
+        *("unknown key", "unknown nested key", "wrong kind", "contradiction", "unknown word", "host bits"),
+        *("no networks", "idle networks", "bad network"),
+    ],
 )
 def test_a_bad_configuration_is_refused_with_its_path(extra: str, says: str) -> None:
     """The error names the file, the key and what was expected."""

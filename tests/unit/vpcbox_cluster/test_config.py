@@ -71,10 +71,11 @@ def test_the_provider_id_has_the_form_of_alibaba_cloud() -> None:
     assert yaml.safe_load(config.kubelet(NODE, DIRECTORY))["providerID"] == "cn-box.i-abc"
 
 
-def test_kube_proxy_knows_local_pods_by_their_link() -> None:
+@pytest.mark.parametrize("mode", ["iptables", "nftables"])
+def test_kube_proxy_knows_local_pods_by_their_link(mode: str) -> None:
     """Pod addresses are the VPC's: no CIDR tells a local pod from a remote one."""
-    read = yaml.safe_load(config.kube_proxy(NODE, DIRECTORY / "kube-proxy.conf"))
-    assert read["mode"] == "iptables"
+    read = yaml.safe_load(config.kube_proxy(NODE, DIRECTORY / "kube-proxy.conf", mode=mode))
+    assert read["mode"] == mode
     assert read["detectLocalMode"] == "InterfaceNamePrefix"
     assert read["detectLocal"] == {"interfaceNamePrefix": "eniw"}
     assert "clusterCIDR" not in read
