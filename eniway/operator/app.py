@@ -103,7 +103,9 @@ async def run(config: NodeConfig, *, connection: Connection, identity: str) -> N
                 about=about,
                 random=random,
             )
-            stock = Stock(config, vpc=vpc, api=cloud, client=client, networks=networks, recorder=recorder)
+            stock = Stock(
+                config, vpc=vpc, api=cloud, client=client, networks=networks, recorder=recorder, random=random
+            )
 
             async def lead() -> None:
                 async with asyncio.TaskGroup() as duties:

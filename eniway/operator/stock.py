@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
+from random import Random
 from typing import Final, Protocol
 
 from eniallocator import stock
 from eniallocator.cloud.api import VSwitch
 from eniallocator.cloud.errors import ApiError
 from eniway import log, metrics, names
+from eniway.backoff import full_jitter
 from eniway.config import NodeConfig
 from eniway.errors import KubeError
 from eniway.kube import vswitch
@@ -45,6 +47,7 @@ class Stock:
         client: KubeClient,
         networks: Reflector[NodeNetwork],
         recorder: Recorder,
+        random: Random,
     ) -> None:
         self._configured = frozenset(config.vswitches)
         self._vpc = vpc
@@ -52,19 +55,28 @@ class Stock:
         self._client = client
         self._networks = networks
         self._recorder = recorder
+        self._random = random
         self._unknown: frozenset[str] = frozenset()
 
     async def run(self) -> None:
         """Read and tell until cancelled."""
+        delays = self._delays()
         try:
             while True:
                 try:
                     await self._once()
                 except (ApiError, KubeError) as error:
-                    _log.warning("the vSwitches' stock is not told", error=str(error))
-                await asyncio.sleep(READ_EVERY)
+                    delay = next(delays)
+                    _log.warning("the vSwitches' stock is not told", error=str(error), retry_in=round(delay, 1))
+                    await asyncio.sleep(delay)
+                else:
+                    delays = self._delays()
+                    await asyncio.sleep(READ_EVERY)
         finally:
             metrics.VSWITCH_STOCK.clear()
+
+    def _delays(self) -> Iterator[float]:
+        return full_jitter(base=1, cap=READ_EVERY, random=self._random)
 
     async def _once(self) -> None:
         read_at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
