@@ -68,6 +68,14 @@ class OperatorConfig(_Strict, frozen=True):
     """Tables to keep; empty: the VPC's system table. Name those too that node vSwitches are bound to instead of it."""
     route_quota: Annotated[int, msgspec.Meta(ge=1, le=10000)] = 200
     """Most custom entries of a table (quota vpc_quota_route_entrys_num)."""
+    dry_run: bool = False
+    """Log and count (``eniway_dry_run_pending``) what would be done to ENIs and routes, and do nothing to either."""
+    most_gone_percent: Annotated[int, msgspec.Meta(ge=1, le=100)] = 20
+    """Share of instances that may be gone at once: beyond it nothing is removed until a person has looked.
+
+    Instances that ENIs of the cluster belong to, or routes lead to; one may always be gone. Raise it for a while after
+    a cluster did shrink by more.
+    """
     metrics_address: str = ":9531"
     """[HOST]:PORT of /metrics and /healthz."""
 

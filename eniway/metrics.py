@@ -75,6 +75,36 @@ LEADER: Final = Gauge("eniway_leader", "1 in the operator that holds the leader'
 ROUTES: Final = Gauge(
     "eniway_routes", "Nodes by how their VPC route is doing (RouteCreated: it stands).", ["state"], registry=REGISTRY
 )
+ABANDONED: Final = Gauge(
+    "eniway_abandoned_enis",
+    "ENIs of the cluster whose instance is gone, at the operator's last round, and all ENIs of the cluster.",
+    ["which"],
+    registry=REGISTRY,
+)
+RECLAIMED: Final = Counter(
+    "eniway_reclaimed_enis", "ENIs of vanished instances that the operator deleted.", registry=REGISTRY
+)
+RECLAIM_ROUNDS: Final = Counter(
+    "eniway_reclaim_rounds",
+    "Rounds over the VPC's ENIs by result: done, too_many_gone (nothing is deleted until a person has looked), failed.",
+    ["result"],
+    registry=REGISTRY,
+)
+RECLAIM_SECONDS: Final = Histogram(
+    "eniway_reclaim_round_seconds", "Time of a round over the VPC's ENIs.", buckets=_SECONDS, registry=REGISTRY
+)
+DRY_RUN: Final = Gauge(
+    "eniway_dry_run_pending",
+    "With operator.dry_run: what the last look would have done.",
+    ["what"],
+    registry=REGISTRY,
+)
+VSWITCH_STOCK: Final = Gauge(
+    "eniway_vswitch_available_addresses",
+    "Free addresses of the vSwitches that pods draw on, as last read.",
+    ["vswitch", "zone"],
+    registry=REGISTRY,
+)
 ROUTE_CHANGES: Final = Counter(
     "eniway_route_changes", "Entries of route tables created and deleted.", ["operation"], registry=REGISTRY
 )

@@ -70,6 +70,7 @@ class NodeNetworkStatus(msgspec.Struct, frozen=True, gc=False):
     """Of a NodeNetwork."""
 
     instance_id: str = msgspec.field(default="", name="instanceID")
+    vswitches: tuple[str, ...] = msgspec.field(default=(), name="vSwitches")
     conditions: tuple[Condition, ...] = ()
 
 

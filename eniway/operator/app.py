@@ -18,6 +18,7 @@ from typing import Final
 from eniallocator import SystemClock
 from eniallocator.cloud.credentials import KeyFiles
 from eniallocator.cloud.ecs import EcsCloud
+from eniallocator.cloud.fleet import Fleet
 from eniallocator.cloud.limiter import Limiter
 from eniallocator.cloud.metadata import Metadata
 from eniallocator.cloud.vpc import VpcRoutes
@@ -26,11 +27,13 @@ from eniway import http, log, names
 from eniway.config import NodeConfig
 from eniway.errors import NotReady
 from eniway.kube.client import Connection, KubeClient, from_kubeconfig, in_cluster
-from eniway.kube.events import Recorder
+from eniway.kube.events import ObjectRef, Recorder
 from eniway.kube.lease import LeaderLock
 from eniway.kube.reflector import Reflector
 from eniway.kube.views import Node, NodeNetwork
+from eniway.operator.reclaim import Reclaim
 from eniway.operator.routes import Routes
+from eniway.operator.stock import Stock
 from eniway.signals import until_told
 
 LOCK: Final = "eniway-operator"
@@ -53,6 +56,7 @@ async def run(config: NodeConfig, *, connection: Connection, identity: str) -> N
         nodes = Reflector(client, "/api/v1/nodes", Node, random=random)
         networks = Reflector(client, f"/apis/{names.API_VERSION}/nodenetworks", NodeNetwork, random=random)
         recorder = Recorder(client, node="", clock=clock.monotonic, new_id=lambda: uuid.uuid4().hex[:16])
+        about = ObjectRef("coordination.k8s.io/v1", "Lease", LOCK, NAMESPACE)
         lock = LeaderLock(
             client,
             namespace=NAMESPACE,
@@ -85,13 +89,41 @@ async def run(config: NodeConfig, *, connection: Connection, identity: str) -> N
                 nodes=nodes,
                 networks=networks,
                 recorder=recorder,
+                about=about,
                 clock=clock,
                 random=random,
             )
+            reclaim = Reclaim(
+                config,
+                vpc=vpc,
+                api=Fleet(cloud),
+                nodes=nodes,
+                networks=networks,
+                recorder=recorder,
+                about=about,
+                random=random,
+            )
+            stock = Stock(
+                config, vpc=vpc, api=cloud, client=client, networks=networks, recorder=recorder, random=random
+            )
+
+            async def lead() -> None:
+                async with asyncio.TaskGroup() as duties:
+                    duties.create_task(reclaim.run())
+                    duties.create_task(stock.run())
+                    if config.operator.routes == "managed":
+                        duties.create_task(routes.run())
+
             health.unhealthy = None
-            _log.info("ready", identity=identity, region=region, vpc=vpc, routes=config.operator.routes)
-            if config.operator.routes == "managed":
-                await lock.lead(routes.run)
+            _log.info(
+                "ready",
+                identity=identity,
+                region=region,
+                vpc=vpc,
+                routes=config.operator.routes,
+                dry_run=config.operator.dry_run,
+            )
+            await lock.lead(lead)
 
 
 async def _place(config: NodeConfig) -> tuple[str, str]:

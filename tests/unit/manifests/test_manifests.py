@@ -158,6 +158,8 @@ def test_the_operators_lock_and_port_are_those_of_the_code() -> None:
                 ("", "events"): {"create"},
                 (names.GROUP, "nodenetworks"): {"list", "watch"},
                 (names.GROUP, "nodenetworks/status"): {"patch"},
+                (names.GROUP, "vswitches"): {"list", "create", "patch", "delete"},
+                (names.GROUP, "vswitches/status"): {"patch"},
             },
         ),
         (
@@ -203,9 +205,10 @@ def test_policies_use_the_names_of_the_code() -> None:
     assert bound == {item["metadata"]["name"] for item in objects() if item["kind"] == "ValidatingAdmissionPolicy"}
 
 
-def test_the_crd_is_the_one_that_is_written() -> None:
-    """Group, version, plural and kind are those of the publisher's path."""
-    spec = one("CustomResourceDefinition")["spec"]
+@pytest.mark.parametrize(("kind", "plural"), [("NodeNetwork", "nodenetworks"), ("VSwitch", "vswitches")])
+def test_each_crd_is_the_one_that_is_written(kind: str, plural: str) -> None:
+    """Group, version, plural and kind are those of the publishers' paths."""
+    spec = one("CustomResourceDefinition", f"{plural}.{names.GROUP}")["spec"]
     assert [f"{spec['group']}/{version['name']}" for version in spec["versions"]] == [names.API_VERSION]
-    assert (spec["names"]["kind"], spec["names"]["plural"], spec["scope"]) == ("NodeNetwork", "nodenetworks", "Cluster")
+    assert (spec["names"]["kind"], spec["names"]["plural"], spec["scope"]) == (kind, plural, "Cluster")
     assert all("status" in version["subresources"] for version in spec["versions"])
