@@ -24,13 +24,13 @@ from datapath.borders import USUAL, Borders
 from datapath.diff import Op, diff, mend
 from datapath.kernel import Kernel
 from datapath.netlink import each_message
-from datapath.plan import exclusive, node, routed, shared
+from datapath.plan import bandwidth, exclusive, node, routed, shared
 from datapath.rtnetlink import Link
 from datapath.state import NOTHING, Eni, Member, Netns, NetState, Sysctl, Veth
 from eniway import names
 from eniway.errors import DeadlineExceeded, InvariantBroken, KernelError, NotReady
 from eniway.metrics import DATAPATH_SECONDS
-from eniway.model import Card, Kind, Lease, LeaseKey, Mac
+from eniway.model import UNLIMITED, Card, Kind, Lease, LeaseKey, Mac
 
 _T = TypeVar("_T")
 _SLOW_THREADS: Final = 4
@@ -382,6 +382,10 @@ def _apply(ops: Collection[Op]) -> None:
 
 
 def _plan(lease: Lease, known: _Node) -> NetState:
+    return _connection(lease, known) | bandwidth.bandwidth(lease, mtu=known.mtu)
+
+
+def _connection(lease: Lease, known: _Node) -> NetState:
     match lease.kind:
         case Kind.SHARED:
             return shared.shared(lease, mtu=known.mtu)
@@ -399,6 +403,8 @@ def _observe(opened: Kernel, lease: Lease) -> NetState:
         peer=names.SERVICE_LINK if alone else lease.key.ifname,
         card=lease.card if alone else None,
         addresses=_addresses(lease),
+        # A pod that has no limit and no veth yet, as most at their ADD, has nothing to be looked for.
+        limited=lease.bandwidth != UNLIMITED or not opened.has_pod,
     )
 
 
