@@ -39,10 +39,10 @@ def observe(kernel: Kernel, where: Netns, links: Iterable[Link], devices: Collec
     return items
 
 
-def queues(kernel: Kernel, buckets: Iterable[Tbf]) -> list[tc.Queue]:
-    """How each of ``buckets`` is doing; those that are gone are left out."""
-    payloads = (_get_tbf(kernel, item.netns, item.dev) for item in buckets)
-    return [tc.queue(payload) for payload in payloads if payload is not None]
+def queue(kernel: Kernel, item: Tbf) -> tc.Queue | None:
+    """How a bucket is doing; None: it is gone."""
+    payload = _get_tbf(kernel, item.netns, item.dev)
+    return None if payload is None else tc.queue(payload)
 
 
 def add(kernel: Kernel, item: Ifb | Tbf | Redirect) -> None:

@@ -17,10 +17,8 @@ from datapath.state import Direction, Netns, Redirect, Tbf
 from eniway import names
 
 RTMGRP_TC: Final = 0x8
-RTM_DELQDISC: Final = 37
-RTM_DELTFILTER: Final = 45
-_NEWQDISC, _GETQDISC = 36, 38
-_NEWTFILTER, _GETTFILTER = 44, 46
+_NEWQDISC, _DELQDISC, _GETQDISC = 36, 37, 38
+_NEWTFILTER, _DELTFILTER, _GETTFILTER = 44, 45, 46
 
 _TCMSG: Final = struct.Struct("=BxxxiIII")
 _RATESPEC: Final = struct.Struct("=BBHhHI")
@@ -126,7 +124,7 @@ def set_leaf(index: int, kind: str) -> Message:
 
 def remove_tbf(index: int) -> Message:
     """Give a link its default qdisc back. ENOENT: there is none of ours."""
-    return Message(RTM_DELQDISC, _TCMSG.pack(0, index, _HANDLE, _ROOT, 0))
+    return Message(_DELQDISC, _TCMSG.pack(0, index, _HANDLE, _ROOT, 0))
 
 
 # --- filters
@@ -150,7 +148,7 @@ def are_hooks(payload: bytes) -> bool:
 
 def remove_hooks(index: int) -> Message:
     """Remove that qdisc and all filters on it."""
-    return Message(RTM_DELQDISC, _TCMSG.pack(0, index, _CLSACT_HANDLE, _CLSACT, 0))
+    return Message(_DELQDISC, _TCMSG.pack(0, index, _CLSACT_HANDLE, _CLSACT, 0))
 
 
 def get_filters(index: int, direction: Direction) -> Message:
@@ -193,16 +191,20 @@ def add_redirect(item: Redirect, index: int, to: int, classifier: str) -> Messag
 
 def remove_redirect(item: Redirect, index: int) -> Message:
     """Remove a filter of ours. ENOENT: there is none."""
-    return Message(RTM_DELTFILTER, _TCMSG.pack(0, index, 0, _HOOKS[item.direction], _INFO[item.direction]))
+    return Message(_DELTFILTER, _TCMSG.pack(0, index, 0, _HOOKS[item.direction], _INFO[item.direction]))
 
 
 # --- news
 
 
-def index_of_ours(kind: int, payload: bytes) -> int | None:
-    """The ifindex that a bucket or filter of ours was taken from, if the message says so."""
-    _, index, handle, _, info = _TCMSG.unpack_from(payload)
-    ours = (kind == RTM_DELQDISC and handle in {_HANDLE, _CLSACT_HANDLE}) or (
-        kind == RTM_DELTFILTER and info in _INFO.values()
-    )
-    return index if ours else None
+def touches_ours(kind: int, flags: int, payload: bytes) -> bool:
+    """Whether a message tells that a bucket of ours was taken away or changed, or a filter of ours taken away.
+
+    Answers to ``get_tbf`` look like news of a change, but for the flag.
+    """
+    if kind not in {_NEWQDISC, _DELQDISC, _DELTFILTER}:
+        return False
+    _, _, handle, _, info = _TCMSG.unpack_from(payload)
+    if kind == _NEWQDISC:
+        return handle == _HANDLE and not flags & ECHO
+    return handle in {_HANDLE, _CLSACT_HANDLE} if kind == _DELQDISC else info in _INFO.values()

@@ -47,6 +47,12 @@ def bucket(bits: int, *, mtu: int, netns: Netns, dev: str) -> Tbf:
     return Tbf(netns=netns, dev=dev, rate=rate, burst=burst, limit=min(limit, _MOST_BYTES))
 
 
+def direction(item: Tbf) -> Direction:
+    """Of the packets that a planned bucket limits, as its pod sees them."""
+    out = item.dev.startswith(names.IFB_PREFIX) and item.dev != names.IFB_IN
+    return Direction.EGRESS if out else Direction.INGRESS
+
+
 def _on_the_node(lease: Lease, mtu: int) -> NetState:
     where, link = Netns.NODE, names.host_link(lease.key)
     state = NOTHING

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from datapath.diff import Op
+from datapath.state import Direction
 from eniway import names
 from eniway.model import UNLIMITED, Bandwidth, Kind, Lease
 from tests.netns.datapath.fabric import Namespace, Node, Vpc, exclusive_lease, run, shared_lease, talk
@@ -188,3 +191,55 @@ async def test_what_outlives_its_pod_is_found(vpc: Vpc, nodes: tuple[Node, Node]
     vpc.destroy(pod, node, names.host_link(lease.key))
     await node.network.detach(replace(lease, bandwidth=UNLIMITED))
     assert node.links() == before
+
+
+@all_kinds
+async def test_a_hand_on_the_limits_is_heard_at_once(vpc: Vpc, nodes: tuple[Node, Node], lease_of: LeaseOf) -> None:
+    """Whatever it takes or changes, on the node and in an exclusive pod; looking at them makes no news."""
+    node, _ = nodes
+    pod = vpc.pod()
+    lease = limited(lease_of(vpc, node, pod))
+    await node.network.attach(lease)
+    where, _, egress, _ = shaped(node, pod, lease)
+    dev = "eth0" if lease.kind is Kind.EXCLUSIVE else names.host_link(lease.key)
+    heard = lease.key if lease.kind is Kind.EXCLUSIVE else None
+    for command in (
+        f"tc qdisc del dev {egress} root",
+        f"tc qdisc change dev {egress} root handle e21: tbf rate 1gbit burst 1mb limit 1mb",
+        f"tc filter del dev {dev} ingress",
+        f"tc qdisc del dev {dev} clsact",
+        f"ip link del {egress}",
+        f"ip link set {egress} down",
+    ):
+        await silence(node)
+        where.exec("sh", "-c", command)
+        async with asyncio.timeout(5):
+            while await node.network.limits_touched() != heard:
+                pass
+        assert await node.network.repair(lease) != (), command
+    await silence(node)
+    assert await node.network.repair(lease) == ()
+    assert set(await node.network.queues(lease)) == set(Direction)
+    await node.network.detach(lease)
+
+
+async def silence(node: Node) -> None:
+    """Return when there are no more news: they are there before what made them returns."""
+    with suppress(TimeoutError):
+        while True:
+            async with asyncio.timeout(0.05):
+                await node.network.limits_touched()
+
+
+@all_kinds
+async def test_nothing_is_asked_for_a_pod_without_limits(
+    vpc: Vpc, nodes: tuple[Node, Node], lease_of: LeaseOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ADD costs no message about traffic control; exclusive pods' cards, which were at home, neither."""
+    node, _ = nodes
+    asked: list[str] = []
+    lease = lease_of(vpc, node, vpc.pod())
+    for name in ("get_tbf", "get_filters", "get_hooks"):
+        monkeypatch.setattr(f"datapath.tc.{name}", lambda *_arguments, name=name: asked.append(name))
+    await node.network.attach(lease)
+    assert asked == []
