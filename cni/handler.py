@@ -24,7 +24,8 @@ from cni.types import CniError
 from cni.wire import Reply, Request
 from eniway import log, metrics, names
 from eniway.errors import BadAnnotation, EniwayError, InvalidRequest, KernelError, NotReady
-from eniway.model import Kind, Lease, LeaseKey, PodRef, Slot, Wish
+from eniway.model import UNLIMITED, Bandwidth, Kind, Lease, LeaseKey, PodRef, Slot, Wish
+from eniway.units import bandwidth_of
 
 _VERBS: Final = ("ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION")
 
@@ -147,12 +148,16 @@ class Handler:
                 netns=netns,
                 deadline=deadline,
                 else_routed=need.else_routed,
+                bandwidth=need.bandwidth,
             )
             scope.kind = lease.kind.value
             with log.bind(eni=lease.card.eni_id):
                 attachment = await self._network.attach(lease)
                 await self._books.confirm(key)
-                _log.info("pod attached", kind=scope.kind, address=str(lease.address), link=attachment.host_link)
+                limits = {} if lease.bandwidth is UNLIMITED else {"bandwidth": str(lease.bandwidth)}
+                _log.info(
+                    "pod attached", kind=scope.kind, address=str(lease.address), link=attachment.host_link, **limits
+                )
         except BaseException:
             # An ADD that only repeats an earlier one takes nothing back: what it found may be in use.
             if not known:
@@ -265,6 +270,7 @@ class Need:
     """Of an exclusive pod."""
     else_routed: bool = False
     """Where no shared address can be had."""
+    bandwidth: Bandwidth = UNLIMITED
 
 
 def need_of(slots: Sequence[Slot], annotations: Mapping[str, str], default: Wish) -> Need:
@@ -276,12 +282,13 @@ def need_of(slots: Sequence[Slot], annotations: Mapping[str, str], default: Wish
         raise BadAnnotation(
             f"{names.RESOURCE_ENI}: expected at most 1 in the limits of all containers, got {len(slots)}"
         )
+    bandwidth = bandwidth_of(annotations)
     if slots:
-        return Need(Kind.EXCLUSIVE, slots[0])
+        return Need(Kind.EXCLUSIVE, slots[0], bandwidth=bandwidth)
     wish = default if said is None else Wish(said)
     if wish is Wish.ROUTED:
-        return Need(Kind.ROUTED)
-    return Need(Kind.SHARED, else_routed=wish is Wish.SHARED_ELSE_ROUTED)
+        return Need(Kind.ROUTED, bandwidth=bandwidth)
+    return Need(Kind.SHARED, else_routed=wish is Wish.SHARED_ELSE_ROUTED, bandwidth=bandwidth)
 
 
 def _check_device(config: types.NetConf, slots: Sequence[Slot]) -> None:

@@ -34,7 +34,7 @@ from eniallocator.waiting import Outlook, Ticket, overdue
 from eniway import log, metrics
 from eniway.config import NodeConfig
 from eniway.errors import ConflictError, DeadlineExceeded, InvalidRequest, InvariantBroken, NotReady
-from eniway.model import Capacity, Card, Kind, Lease, LeaseKey, PodRef, Slot, VSwitchId, Wish
+from eniway.model import UNLIMITED, Bandwidth, Capacity, Card, Kind, Lease, LeaseKey, PodRef, Slot, VSwitchId, Wish
 
 _log = log.get(__name__)
 
@@ -147,12 +147,14 @@ class Books:
         netns: str,
         deadline: float,
         else_routed: bool = False,
+        bandwidth: Bandwidth = UNLIMITED,
     ) -> Lease:
         """A lease for ``key``, durable; the same one when asked again.
 
         Waits for an address or card. ``else_routed``: a shared pod takes a routed address where no shared one can be
-        had. Raises at ``deadline``: a CapacityError where there is none to be had, DeadlineExceeded where there may be
-        one later; NotReady when the ledger cannot be written; ConflictError when the key belongs to another pod.
+        had. ``bandwidth`` is noted in a lease that is new. Raises at ``deadline``: a CapacityError where there is none
+        to be had, DeadlineExceeded where there may be one later; NotReady when the ledger cannot be written;
+        ConflictError when the key belongs to another pod.
         """
         started = self._clock.monotonic()
         if (held := self._inventory.leases.get(key)) is not None:
@@ -163,7 +165,7 @@ class Books:
         if kind is Kind.EXCLUSIVE and slot is not None:
             await self._send_home(slot, pod, deadline)
         routed_at = started + self._config.shared_patience_seconds if else_routed else None
-        ticket = Ticket(key, pod, kind, slot, netns, routed_at, asyncio.get_running_loop().create_future())
+        ticket = Ticket(key, pod, kind, slot, netns, routed_at, bandwidth, asyncio.get_running_loop().create_future())
         self._queue.append(ticket)
         self._changed()
         try:
@@ -189,6 +191,12 @@ class Books:
         """The kernel has what the lease says. Not waited for: a sweep would find it out."""
         if (held := self._inventory.leases.get(key)) is not None and not held.confirmed:
             self._store.record(Put(replace(held, confirmed=True)))
+
+    def limit(self, key: LeaseKey, bandwidth: Bandwidth) -> Lease | None:
+        """Note a lease's bandwidth; the lease then. What a crash loses of it the pod's annotations say again."""
+        if (held := self._inventory.leases.get(key)) is not None and held.bandwidth != bandwidth:
+            self._store.record(Put(replace(held, bandwidth=bandwidth)))
+        return self.lease(key)
 
     async def release(self, key: LeaseKey) -> None:
         """End a lease.

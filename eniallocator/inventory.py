@@ -198,6 +198,7 @@ class Inventory:
             card=card.card,
             address=record.address,
             service_address=record.service_address,
+            bandwidth=record.bandwidth,
         )
 
     # -- what can be handed out

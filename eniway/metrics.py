@@ -62,6 +62,18 @@ SWEEP_REPAIRS: Final = Counter(
 SWEEP_FAILURES: Final = Counter(
     "eniway_sweep_failures", "Sweeps that could not compare books and kernel at all.", registry=REGISTRY
 )
+BANDWIDTH_DROPS: Final = Counter(
+    "eniway_bandwidth_drops",
+    "Packets dropped because a pod's bandwidth was used up and its queue full, as the pod sees the direction.",
+    ["direction"],
+    registry=REGISTRY,
+)
+BANDWIDTH_BACKLOG: Final = Gauge(
+    "eniway_bandwidth_backlog_bytes", "Bytes that wait for bandwidth, over all pods.", ["direction"], registry=REGISTRY
+)
+BANDWIDTH_RESTORED: Final = Counter(
+    "eniway_bandwidth_restored", "Times that a pod's bandwidth limits were put back.", registry=REGISTRY
+)
 REGISTRATIONS: Final = Counter(
     "eniway_device_plugin_registrations", "Registrations with kubelet, by result.", ["result"], registry=REGISTRY
 )

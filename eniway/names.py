@@ -20,6 +20,12 @@ RESOURCE_ENI: Final = "aliyun/eni"
 """Extended resource advertised to kubelet; pods ask for it in limits."""
 ANNOTATION_NETWORK: Final = f"{GROUP}/network"
 """Pod annotation: ``shared`` or ``routed``; a pod with ``aliyun/eni`` in its limits is exclusive whatever it says."""
+ANNOTATION_INGRESS_BYTES: Final = "k8s.aliyun.com/ingress-bandwidth"
+ANNOTATION_EGRESS_BYTES: Final = "k8s.aliyun.com/egress-bandwidth"
+"""Pod annotations, bytes per second (``eniway/units.py``): as other plugins of this cloud read them."""
+ANNOTATION_INGRESS_BITS: Final = "kubernetes.io/ingress-bandwidth"
+ANNOTATION_EGRESS_BITS: Final = "kubernetes.io/egress-bandwidth"
+"""Pod annotations, bits per second: Kubernetes' own, which win over the others."""
 TAG_CLUSTER: Final = f"{GROUP}/cluster"
 TAG_INSTANCE: Final = f"{GROUP}/instance"
 """ENI tags that say whose a card is; nothing without them is ever detached or deleted."""
@@ -56,6 +62,17 @@ GATEWAY: Final = "169.254.1.1"
 """What a pod on a veth takes for its gateway: a permanent neighbour with the host end's MAC."""
 FABRIC_MAC: Final = "ee:ff:ff:ff:ff:ff"
 """Answers every ARP in a VPC; pinned as the gateway's neighbour on shared cards."""
+
+IFB_PREFIX: Final = "ifb-"
+"""Links through which packets are shaped that have no queue of their own to wait in begin so."""
+IFB_IN: Final = "ifb-in"
+IFB_OUT: Final = "ifb-out"
+"""In an exclusive pod: what it receives by all its links, and what it sends."""
+QDISC_HANDLE: Final = 0xE21
+"""Major number of our tbf qdiscs (``tc`` shows e21:): what carries it is ours."""
+FILTER_PREFERENCE: Final = 0xE21
+"""Preference of our tc filters of ingress, for the same purpose; programs of others that come first see packets first.
+Those of egress have the next one."""
 
 RULE_PODS: Final = 512
 """Priority of the node-wide rule that reads the table of pod host routes first."""
@@ -102,6 +119,11 @@ ENI_NAME: Final = "eniway"
 def host_link(key: LeaseKey) -> str:
     """Name of a lease's veth in the host namespace: prefix and 11 hex digits of the key's SHA-256 (IFNAMSIZ - 1)."""
     return LINK_PREFIX + hashlib.sha256(key.alias.encode()).hexdigest()[:11]
+
+
+def ifb(key: LeaseKey) -> str:
+    """Name of the link in the host namespace through which a pod's egress is shaped: as its veth, after a dash."""
+    return IFB_PREFIX + host_link(key).removeprefix(LINK_PREFIX)
 
 
 def eni_table(slot: int) -> int:

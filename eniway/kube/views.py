@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
+import msgspec.structs
+
+from eniway import names
 
 
 class OwnerReference(msgspec.Struct, frozen=True, gc=False):
@@ -32,6 +36,34 @@ class View(Protocol):
     def metadata(self) -> ObjectMeta:
         """Who it is."""
         ...
+
+
+class BandwidthAnnotations(msgspec.Struct, frozen=True, gc=False):
+    """Of a Pod, those that limit its bandwidth, and no others."""
+
+    ingress_bytes: str | None = msgspec.field(default=None, name=names.ANNOTATION_INGRESS_BYTES)
+    egress_bytes: str | None = msgspec.field(default=None, name=names.ANNOTATION_EGRESS_BYTES)
+    ingress_bits: str | None = msgspec.field(default=None, name=names.ANNOTATION_INGRESS_BITS)
+    egress_bits: str | None = msgspec.field(default=None, name=names.ANNOTATION_EGRESS_BITS)
+
+    def as_mapping(self) -> Mapping[str, str]:
+        """Those that are there, by their names."""
+        return {field.encode_name: said for field in _FIELDS if (said := getattr(self, field.name)) is not None}
+
+
+_FIELDS = msgspec.structs.fields(BandwidthAnnotations)
+
+
+class LimitedMeta(ObjectMeta, frozen=True, gc=False):
+    """Of a Pod."""
+
+    annotations: BandwidthAnnotations | None = None
+
+
+class LimitedPod(msgspec.Struct, frozen=True, gc=False):
+    """v1 Pod, as far as its bandwidth goes."""
+
+    metadata: LimitedMeta = LimitedMeta()
 
 
 class Condition(msgspec.Struct, frozen=True, gc=False):

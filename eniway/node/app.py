@@ -46,6 +46,7 @@ from eniway.kube.events import Event, Recorder
 from eniway.kube.nodenetwork import NodeNetworkPublisher
 from eniway.kube.podcidr import PodCidrReader
 from eniway.model import Kind
+from eniway.node.bandwidth import BandwidthFollower, watch_of
 from eniway.node.sweep import Sweeper
 from eniway.signals import until_told
 
@@ -57,7 +58,7 @@ BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _log = log.get(__name__)
 
 
-async def run(config: NodeConfig, *, node: str) -> None:
+async def run(config: NodeConfig, *, node: str) -> None:  # noqa: PLR0915 -- a composition root: it only lists
     """Serve until cancelled."""
     clock = SystemClock()
     random = Random()  # noqa: S311 -- spreads retries
@@ -98,12 +99,20 @@ async def run(config: NodeConfig, *, node: str) -> None:
         stack.push_async_callback(pods.close)
         handler = Handler(books, network, pods, add_seconds=config.add_deadline_seconds, default=config.default_wish)
         door = Door(handler.handle)
+        bandwidth = BandwidthFollower(
+            books,
+            network,
+            watch_of(client, node=node, random=random),
+            turn=handler.turn,
+            tell=recorder.tell,
+        )
         sweeper = Sweeper(
             books,
             network,
             service_cidr=config.service_network,
             turn=handler.turn,
             trusted=not opening.rebuilt,
+            mended=bandwidth.mended,
         )
         publisher = NodeNetworkPublisher(
             client, node=node, status=books.status, changed=books.status_changed, random=random
@@ -132,6 +141,7 @@ async def run(config: NodeConfig, *, node: str) -> None:
             group.create_task(reader.run())
             await _sweep(sweeper)
             conflist.install_relay(RELAY)
+            group.create_task(bandwidth.run())
             door.open()
             group.create_task(door.run())
             conflist.write()

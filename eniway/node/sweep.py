@@ -170,6 +170,7 @@ class Sweeper:
     """Runs sweeps.
 
     ``turn(key)`` is the doors' order of requests for one lease; ``trusted``: the books know of every lease there is.
+    ``mended`` hears what was wrong with a lease.
     """
 
     def __init__(
@@ -181,6 +182,7 @@ class Sweeper:
         turn: Callable[[LeaseKey], AbstractAsyncContextManager[None]],
         trusted: bool,
         alive: Callable[[str], bool] = is_namespace,
+        mended: Callable[[Lease, Sequence[object]], None] = lambda _lease, _wrong: None,
     ) -> None:
         self._books = books
         self._network = network
@@ -188,6 +190,7 @@ class Sweeper:
         self._turn = turn
         self._trusted = trusted
         self._alive = alive
+        self._mended = mended
 
     async def due(self, seconds: float) -> None:
         """Return when it is time for the next sweep: after ``seconds``, or soon after somebody else's hand was seen."""
@@ -285,6 +288,7 @@ class Sweeper:
         wrong = await self._network.repair(lease)
         if wrong:
             _log.warning("a pod's network was not as planned", wrong=[str(part) for part in wrong][:10])
+            self._mended(lease, wrong)
         # An ADD whose daemon died between kernel and books, and whose runtime kept the sandbox, is done by now.
         await self._books.confirm(key)
         return bool(wrong)

@@ -144,6 +144,7 @@ def test_the_operators_lock_and_port_are_those_of_the_code() -> None:
             "eniway-node",
             {
                 ("", "nodes"): {"get"},
+                ("", "pods"): {"list", "watch"},
                 ("", "events"): {"create"},
                 (names.GROUP, "nodenetworks"): {"create", "patch"},
                 (names.GROUP, "nodenetworks/status"): {"patch"},
