@@ -218,6 +218,11 @@ class Books:
         held = self._inventory.leases.get(key)
         return None if held is None else self._told(held)
 
+    def since(self, key: LeaseKey) -> float | None:
+        """When a lease began, in seconds since the epoch; None without one."""
+        held = self._inventory.leases.get(key)
+        return None if held is None else held.since
+
     def leases(self) -> Sequence[Lease]:
         """All leases, but of cards that are not known in full."""
         told = map(self._told, self._inventory.leases.values())

@@ -14,9 +14,16 @@ REGISTRY: Final = CollectorRegistry()
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 240)
 
 CNI_SECONDS: Final = Histogram(
-    "eniway_cni_request_seconds",
+    "eniway_cni_request_duration_seconds",
     "Time from a CNI request's arrival to its answer.",
     ["verb", "kind", "result"],
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+CNI_STEP_SECONDS: Final = Histogram(
+    "eniway_cni_step_duration_seconds",
+    "Time of each step of a CNI request: turn, kubelet, lease, kernel, books, undo, take back.",
+    ["verb", "kind", "step"],
     buckets=_SECONDS,
     registry=REGISTRY,
 )
@@ -28,14 +35,14 @@ LEASE_WAIT_SECONDS: Final = Histogram(
     registry=REGISTRY,
 )
 CLOUD_SECONDS: Final = Histogram(
-    "eniway_cloud_request_seconds",
+    "eniway_cloud_request_duration_seconds",
     "OpenAPI calls by Action and error code (empty: success).",
     ["action", "code"],
     buckets=_SECONDS,
     registry=REGISTRY,
 )
 DATAPATH_SECONDS: Final = Histogram(
-    "eniway_datapath_apply_seconds",
+    "eniway_datapath_apply_duration_seconds",
     "Time to bring a pod's links, routes and sets from observed to desired.",
     ["operation"],
     buckets=_SECONDS,

@@ -46,6 +46,7 @@ from eniway.kube.events import Event, Recorder
 from eniway.kube.nodenetwork import NodeNetworkPublisher
 from eniway.kube.podcidr import PodCidrReader
 from eniway.model import Kind
+from eniway.node import debug
 from eniway.node.bandwidth import BandwidthFollower, watch_of
 from eniway.node.sweep import Sweeper
 from eniway.signals import until_told
@@ -130,6 +131,7 @@ async def run(config: NodeConfig, *, node: str) -> None:  # noqa: PLR0915 -- a c
         host, port = http.parse_address(config.metrics_address)
         app = http.application(lambda: state.unhealthy, lambda: _refresh(books))
         stack.push_async_callback((await http.serve(app, host=host, port=port)).cleanup)
+        await debug.serve(stack, books, handler.recent, node=node, unhealthy=lambda: state.unhealthy)
 
         async with asyncio.TaskGroup() as group:
             group.create_task(DevicePlugin(books, allocations).run())

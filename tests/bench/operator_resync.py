@@ -51,7 +51,7 @@ async def _measure() -> list[Figure]:
             await made.world.power.stop(lost)
             await made.world.power.release(lost)
             busy, found = await _timed(made, nodes)
-            assert (found.gone, len(found.deleted)) == ({lost}, left), found
+            assert (found.gone, len(found.deleted)) == (frozenset({lost}), left), found
     return [
         Figure(f"operator: resync of {ENIS:,} ENIs", idle, "s", 10, beside=f"{len(nodes) + 1} instances"),
         Figure("operator: the same with a node lost", busy, "s", 10, beside=f"{left} ENIs deleted"),
