@@ -113,12 +113,10 @@ def list_sets() -> Message:
     return Message(NFNL_SUBSYS_IPSET << 8 | _LIST, _NFGEN + _PROTOCOL)
 
 
-def each_element(payload: bytes) -> tuple[str, str, list[Element]]:
-    """Name, type and elements of one payload of a dump; a large set is told in several, the later ones without type."""
-    found = attributes(payload[4:])
-    name, kind = (found.get(key, b"").rstrip(b"\0").decode() for key in (_SETNAME, _TYPENAME))
-    elements = [_read(attributes(entry)) for _, entry in each_attribute(found.get(_ADT, b""))] if found else []
-    return name, kind, elements
+def each_element(payload: bytes) -> Iterator[Element]:
+    """Elements in one payload of a dump; a large set is told in several."""
+    for _, entry in each_attribute(attributes(payload[4:]).get(_ADT, b"")):
+        yield _read(attributes(entry))
 
 
 def set_name(payload: bytes) -> str:

@@ -89,6 +89,12 @@ class NodeConfig(_Strict, frozen=True):
     takes some 10 s. Where none can come, it does not wait."""
     add_deadline_seconds: Annotated[float, msgspec.Meta(gt=0, le=220)] = 200.0
     """How long a pod's ADD waits for an address or card before it fails; kubelet gives a sandbox 240 s."""
+    networkpolicy: bool = True
+    """Enforce NetworkPolicy (``on``), or leave it to another engine (``off``), which takes every chain and set of ours
+    away."""
+    policy_fail_open: bool = False
+    """What becomes of a pod whose policies cannot be put in force within 10 s of its ADD: it starts without them, or
+    does not start."""
     sweep_seconds: Annotated[float, msgspec.Meta(ge=1)] = 60.0
     metrics_address: str = ":9530"
     """[HOST]:PORT of /metrics and /healthz."""

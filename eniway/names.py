@@ -21,8 +21,8 @@ RESOURCE_ENI: Final = "aliyun/eni"
 ANNOTATION_NETWORK: Final = f"{GROUP}/network"
 """Pod annotation: ``shared`` or ``routed``; a pod with ``aliyun/eni`` in its limits is exclusive whatever it says."""
 ANNOTATION_SERVICE_ADDRESS: Final = f"{GROUP}/service-address"
-"""Pod annotation, written by the daemon alone: an exclusive pod's address on its way to Services. Daemons of other nodes
-know by it that what comes from there is the pod's."""
+"""Pod annotation, written by the daemon alone: an exclusive pod's address on its way to Services. By it other nodes know
+that what comes from there is the pod's."""
 ANNOTATION_POLICY_MODE: Final = f"{GROUP}/networkpolicy"
 """Namespace annotation: ``audit`` logs what its pods' policies would drop, and lets it pass."""
 TAG_CLUSTER: Final = f"{GROUP}/cluster"

@@ -69,16 +69,14 @@ def repair(
     held: Held,
     sets: Mapping[str, Collection[Element]],
     wanted: Layout,
-    members: Callable[[SetRef], Iterable[Element]],
+    members: Mapping[str, Collection[Element]],
 ) -> Change:
-    """From what was read of the kernel, rules and ``sets``, to ``wanted``."""
-    due = {name: frozenset(members(ref)) for name, ref in wanted.sets.items()}
+    """From what was read of the kernel, rules and ``sets``, to ``wanted`` with ``members`` of each set."""
+    due = {name: frozenset(members[name]) for name in wanted.sets}
     there = {name: frozenset(elements) for name, elements in sets.items()}
     return Change(
         make=tuple((name, ref, tuple(due[name])) for name, ref in wanted.sets.items() if name not in there),
-        add=tuple(
-            (name, tuple(missing)) for name in due.keys() & there.keys() if (missing := due[name] - there[name])
-        ),
+        add=tuple((name, tuple(missing)) for name in due.keys() & there.keys() if (missing := due[name] - there[name])),
         text=rules(held, wanted),
         remove=tuple((name, tuple(extra)) for name in due.keys() & there.keys() if (extra := there[name] - due[name])),
         destroy=tuple(there.keys() - due.keys()),

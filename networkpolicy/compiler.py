@@ -148,30 +148,23 @@ class _Compiler:
 
     def _peers(self, given: Sequence[msgspec.Raw]) -> Iterator[PodSet | NetSet | None]:
         plain: list[Network] = []
-        for raw in given:
-            peer = _read(raw, _Peer)
-            if peer is None:
-                continue
+        for peer in filter(None, (_read(raw, _Peer) for raw in given)):
             by_pods, by_namespaces = peer.pods != _ABSENT, peer.namespaces != _ABSENT
-            if peer.block is not None:
-                if by_pods or by_namespaces:
-                    continue
+            if peer.block is not None and not by_pods and not by_namespaces:
                 network, excepted = _block(peer.block, self._family)
-                if network is None:
-                    continue
-                if excepted:
+                if network is not None and excepted:
                     yield _nets([network], excepted)
-                elif network.prefixlen == 0:
-                    yield None
-                else:
+                elif network is not None:
                     plain.append(network)
-            elif by_pods or by_namespaces:
+            elif peer.block is None and (by_pods or by_namespaces):
                 pods = selectors.parse(peer.pods) if by_pods else EVERYTHING
                 if by_namespaces:
                     yield PodSet(None, selectors.parse(peer.namespaces), pods)
                 else:
                     yield PodSet(self._scope.namespace, None, pods)
-        if plain:
+        if any(network.prefixlen == 0 for network in plain):
+            yield None
+        elif plain:
             yield _nets(plain, ())
 
     def _ports(

@@ -39,22 +39,30 @@ class _Members:
 
 
 class Index:
-    """Pods are told with the addresses that they have now and their namespace's labels, None where these are unknown."""
+    """Pods are told with their addresses of now and their namespace's labels, None where these are unknown."""
 
     def __init__(self) -> None:
         self._sets: dict[Tracked, _Members] = {}
         self._filed: defaultdict[_Anchor, dict[Tracked, None]] = defaultdict(dict)
         self._changes: dict[Tracked, Change] = {}
-
-    def __contains__(self, ref: Tracked) -> bool:
-        return ref in self._sets
+        self._idle: set[Tracked] = set()
 
     def members(self, ref: Tracked) -> Iterable[Element]:
         """Elements of a set."""
         return self._sets[ref].count
 
     def take(self) -> Mapping[Tracked, Change]:
-        """What changed since the last call."""
+        """What changed since the last call. Sets that nobody uses are dropped only here.
+
+        One that is given up and taken up again in between stays as it is, and so does the kernel's.
+        """
+        for ref in self._idle:
+            for anchor in _anchors(self._sets.pop(ref).selector):
+                del self._filed[anchor][ref]
+                if not self._filed[anchor]:
+                    del self._filed[anchor]
+            self._changes.pop(ref, None)
+        self._idle.clear()
         changes, self._changes = self._changes, {}
         return changes
 
@@ -62,6 +70,7 @@ class Index:
         """Count one more user of a set; True: it is new, and every pod of ``selector_of`` has to be told."""
         if (known := self._sets.get(ref)) is not None:
             known.uses += 1
+            self._idle.discard(ref)
             return False
         selector = selector_of(ref)
         self._sets[ref] = _Members(selector)
@@ -70,17 +79,11 @@ class Index:
         return True
 
     def untrack(self, ref: Tracked) -> None:
-        """Count one user less; a set without any is dropped."""
+        """Count one user less."""
         known = self._sets[ref]
         known.uses -= 1
-        if known.uses:
-            return
-        del self._sets[ref]
-        self._changes.pop(ref, None)
-        for anchor in _anchors(known.selector):
-            del self._filed[anchor][ref]
-            if not self._filed[anchor]:
-                del self._filed[anchor]
+        if not known.uses:
+            self._idle.add(ref)
 
     def place(self, pod: Pod, addresses: tuple[bytes, ...], space: Mapping[str, str] | None, ref: Tracked) -> None:
         """Put a pod into a set, take it out, or bring what it has there up to date."""

@@ -1,4 +1,4 @@
-"""The world as policies see it, kept up to date event by event: who is selected by what, and who is in which set. No I/O.
+"""The world as policies see it, event by event: who is selected by what, and who is in which set. No I/O.
 
 Only policies that select a pod of this node are programmed, and only the sets that these refer to are kept. A pod of
 this node has the addresses of its lease, at once and both if there are two; any other those that the API server knows.
@@ -83,14 +83,6 @@ class Model:
     def pod(self, namespace: str, name: str) -> Pod | None:
         """As the API server has it."""
         return self._pods.get(namespace, {}).get(name)
-
-    def counts(self) -> Mapping[str, int]:
-        """How many there are of each kind of object."""
-        return {
-            "pods": sum(map(len, self._pods.values())),
-            "namespaces": len(self._spaces),
-            "policies": sum(map(len, self._policies.values())),
-        }
 
     def take(self) -> Delta:
         """What changed since the last call."""
@@ -183,13 +175,21 @@ class Model:
             if not self._policies[namespace]:
                 del self._policies[namespace]
 
-    def known(self) -> Mapping[str, set[str]]:
-        """Keys of the objects that are known, as a Reflector has them: of pods, namespaces and policies."""
-        return {
-            "pods": {f"{space}/{name}" for space, pods in self._pods.items() for name in pods},
-            "namespaces": set(self._spaces),
-            "policies": {f"{space}/{name}" for space, policies in self._policies.items() for name in policies},
-        }
+    def is_local(self, namespace: str, name: str) -> bool:
+        """Whether a pod of that name has a lease here."""
+        return (namespace, name) in self._by_pod
+
+    def pods(self) -> set[str]:
+        """Keys of all pods, namespace/name; so for the other kinds of object."""
+        return {f"{space}/{name}" for space, pods in self._pods.items() for name in pods}
+
+    def namespaces(self) -> set[str]:
+        """Names."""
+        return set(self._spaces)
+
+    def policies(self) -> set[str]:
+        """Keys."""
+        return {f"{space}/{name}" for space, policies in self._policies.items() for name in policies}
 
     # -- what follows
 
@@ -235,9 +235,10 @@ class Model:
         subjects = [policy.subject for policy in changed if policy is not None]
         for endpoint in self._endpoints.values():
             pod = endpoint.pod
-            if pod is not None and pod.namespace == namespace:
-                if not changed or any(subject.matches(pod.labels) for subject in subjects):
-                    self._reprogram(endpoint)
+            if pod is None or pod.namespace != namespace:
+                continue
+            if not changed or any(subject.matches(pod.labels) for subject in subjects):
+                self._reprogram(endpoint)
 
     def _reprogram(self, endpoint: Endpoint) -> None:
         """Find the programs of an endpoint anew; one whose pod was never seen has none yet."""
@@ -288,9 +289,7 @@ class Model:
         for ref in known.refs():
             if not isinstance(ref, NetSet):
                 self._index.untrack(ref)
-        self._programs = {
-            key: program for key, program in self._programs.items() if policy.digest not in program.key
-        }
+        self._programs = {key: program for key, program in self._programs.items() if policy.digest not in program.key}
 
     def _candidates(self, ref: Tracked) -> Iterator[Pod]:
         """Pods that may be in a set: those of its namespaces."""

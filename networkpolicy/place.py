@@ -77,9 +77,9 @@ class Place:
             held = read(self._run(f"{self._iptables}-save", "-t", TABLE))
             found: dict[str, set[Element]] = {}
             for payload in sets.dump(ipset.list_sets()):
-                if ipset.set_name(payload).startswith(names.POLICY_SET_PREFIX):
-                    name, _, elements = ipset.each_element(payload)
-                    found.setdefault(name, set()).update(elements)
+                name = ipset.set_name(payload)
+                if name.startswith(names.POLICY_SET_PREFIX) and name not in self._doomed:
+                    found.setdefault(name, set()).update(ipset.each_element(payload))
         return held, found
 
     def _bury(self, sets: Netlink) -> None:

@@ -47,9 +47,7 @@ Chains: TypeAlias = Mapping[str, tuple[str, ...]]
 
 _PODS: Final = f"{names.LINK_PREFIX}+"
 _KNOWN: Final = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"
-_NEIGHBOURS: Final = tuple(
-    f"-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN" for kind in range(133, 138)
-)
+_NEIGHBOURS: Final = tuple(f"-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN" for kind in range(133, 138))
 """Neighbour discovery (RFC 4861): without it there is no link."""
 _SLOTS: Final = 15
 """Ports of one multiport match; a range takes two (XT_MULTI_PORTS)."""
@@ -175,14 +173,13 @@ def program_chain(program: Program, family: Family) -> tuple[str, tuple[str, ...
     return _rendered[key]
 
 
-
 def _term(term: Term, program: Program, family: Family) -> Iterator[str]:
     peer = ""
     if term.peer is not None:
         side = "src" if program.direction is Direction.INGRESS else "dst"
         peer = f" -m set --match-set {set_name(term.peer, family)} {side}"
     target = "RETURN" if term.verdict is Verdict.ALLOW else "DROP"
-    tail = f"{peer} -m comment --comment \"{term.policy}\" -j {target}"
+    tail = f'{peer} -m comment --comment "{term.policy}" -j {target}'
     match term.port:
         case None:
             yield tail.lstrip()

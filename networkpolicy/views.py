@@ -135,6 +135,8 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     ports: tuple[NamedPort, ...]
     host_network: bool
     finished: bool
+    service_address: str
+    """As annotated."""
 
 
 class Keeper:
@@ -165,6 +167,7 @@ class Keeper:
             ports=self._ports.setdefault(ports, ports),
             host_network=view.spec.host_network,
             finished=finished,
+            service_address=notes.service_address,
         )
 
     def _packed(self, text: str) -> bytes | None:

@@ -27,7 +27,6 @@ from typing import Any, Final
 from cni import conflist
 from cni.handler import Handler
 from cni.server import Door
-from datapath.network import Network
 from deviceplugin.allocations import Allocations
 from deviceplugin.podresources import PodResources
 from deviceplugin.registration import DevicePlugin
@@ -45,6 +44,7 @@ from eniway.kube.events import Event, Recorder
 from eniway.kube.nodenetwork import NodeNetworkPublisher
 from eniway.kube.podcidr import PodCidrReader
 from eniway.model import Kind
+from eniway.node.policy import GuardedNetwork, Policies, keep
 from eniway.node.sweep import Sweeper
 from eniway.signals import until_told
 
@@ -56,12 +56,12 @@ BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _log = log.get(__name__)
 
 
-async def run(config: NodeConfig, *, node: str) -> None:
+async def run(config: NodeConfig, *, node: str) -> None:  # noqa: PLR0915 -- what a daemon is made of, in order
     """Serve until cancelled."""
     clock = SystemClock()
     random = Random()  # noqa: S311 -- spreads retries
     async with AsyncExitStack() as stack:
-        network = await stack.enter_async_context(Network())
+        network = await stack.enter_async_context(GuardedNetwork())
         metadata = await stack.enter_async_context(Metadata(config.cloud.metadata))
         opening = await open_ledger(
             Path(names.LEDGER_FILE),
@@ -92,6 +92,10 @@ async def run(config: NodeConfig, *, node: str) -> None:
             fell_back=lambda pod, why: recorder.tell(Event(pod, "Normal", "RoutedInstead", why)),
         )
         stack.push_async_callback(books.close)
+        if config.networkpolicy:
+            network.guard = stack.enter_context(
+                Policies(client, config=config, leases=books.leases, tell=recorder.tell, random=random)
+            )
         allocations = Allocations(now=clock.monotonic())
         pods = PodResources(allocations)
         stack.push_async_callback(pods.close)
@@ -127,6 +131,7 @@ async def run(config: NodeConfig, *, node: str) -> None:
             group.create_task(recorder.run())
             group.create_task(_tell_conditions(books, recorder))
             await network.start(service_cidr=config.service_network, primary=books.primary)
+            group.create_task(keep(network.guard, books))
             group.create_task(books.run())
             group.create_task(reader.run())
             await _sweep(sweeper)

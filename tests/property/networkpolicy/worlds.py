@@ -146,8 +146,14 @@ def namespace(name: str, given: Json) -> Json:
     return {"metadata": {"name": name, "labels": given}}
 
 
-_CARD = Card(EniId("eni-1"), Mac("00:16:3e:00:00:01"), Slot(1), IPv4Address("10.0.0.250"), IPv4Network("10.0.0.0/24"),
-             IPv4Address("10.0.0.253"))
+_CARD = Card(
+    EniId("eni-1"),
+    Mac("00:16:3e:00:00:01"),
+    Slot(1),
+    IPv4Address("10.0.0.250"),
+    IPv4Network("10.0.0.0/24"),
+    IPv4Address("10.0.0.253"),
+)
 
 
 def lease(made: Json, address: str, *, kind: Kind = Kind.SHARED, service: str | None = None) -> Lease:
