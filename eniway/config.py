@@ -113,6 +113,12 @@ class NodeConfig(_Strict, frozen=True):
     """Whether pods may ask the metadata service, which hands out the credentials of the instance's RAM role; the node
     and pods in its network always may. What else the node forwards, as for containers beside Kubernetes, is blocked,
     too. An exclusive pod keeps what it was started with."""
+    networkpolicy: bool = True
+    """Enforce NetworkPolicy (``on``), or leave it to another engine (``off``), which takes every chain and set of ours
+    away."""
+    policy_fail_open: bool = False
+    """What becomes of a pod whose policies cannot be put in force within 10 s of its ADD: it starts without them, or
+    does not start."""
     sweep_seconds: Annotated[float, msgspec.Meta(ge=1)] = 60.0
     """How often books, kernel and cloud are compared when nothing else asks for it."""
     metrics_address: str = ":9530"

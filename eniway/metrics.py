@@ -81,6 +81,25 @@ BANDWIDTH_BACKLOG: Final = Gauge(
 BANDWIDTH_RESTORED: Final = Counter(
     "eniway_bandwidth_restored", "Times that a pod's bandwidth limits were put back.", registry=REGISTRY
 )
+POLICY_SECONDS: Final = Histogram(
+    "eniway_networkpolicy_seconds",
+    "NetworkPolicy: time that it adds to an ADD (prepare), and of one change in the kernel (apply).",
+    ["operation"],
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+POLICY_FAILURES: Final = Counter(
+    "eniway_networkpolicy_failures",
+    "Changes that the kernel refused, pods refused (closed) or started without (open) for want of their policies.",
+    ["what"],
+    registry=REGISTRY,
+)
+POLICY_REPAIRS: Final = Counter(
+    "eniway_networkpolicy_repairs", "Namespaces whose policy rules or sets others had changed.", registry=REGISTRY
+)
+POLICY_OBJECTS: Final = Gauge(
+    "eniway_networkpolicy_objects", "Chains and sets of NetworkPolicy in the kernel.", ["what"], registry=REGISTRY
+)
 REGISTRATIONS: Final = Counter(
     "eniway_device_plugin_registrations", "Registrations with kubelet, by result.", ["result"], registry=REGISTRY
 )

@@ -2,7 +2,7 @@
 
 Kubernetes docs, "Efficient detection of changes": lists come in pages, bookmarks move the resource version on while
 nothing happens, and 410 Gone means that the server has forgotten it: list again. Only the fields of a view are decoded:
-ten thousand objects in tens of milliseconds.
+ten thousand objects in tens of milliseconds. A ``Store`` may keep something else of them than the views.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from random import Random
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -19,7 +19,7 @@ from eniway import log
 from eniway.backoff import full_jitter
 from eniway.errors import KubeError
 from eniway.kube.client import KubeClient
-from eniway.kube.views import ObjectMeta, View
+from eniway.kube.views import Meta, ObjectMeta, View
 
 _V = TypeVar("_V", bound=View)
 _log = log.get(__name__)
@@ -54,8 +54,30 @@ class _Status(msgspec.Struct, frozen=True):
     message: str = ""
 
 
+_T_contra = TypeVar("_T_contra", bound=View, contravariant=True)
+
+
+class Store(Protocol[_T_contra]):
+    """What becomes of objects. Keys are name, or namespace/name."""
+
+    def put(self, key: str, item: _T_contra) -> None:
+        """It is there, or is now as told."""
+        ...
+
+    def drop(self, key: str) -> None:
+        """It is gone; one that is not known is no error."""
+        ...
+
+    def listed(self, keys: set[str]) -> None:
+        """A list is complete: what is not among ``keys`` is gone."""
+        ...
+
+
 class Reflector(Generic[_V]):
-    """``items`` while ``run`` runs. ``path`` is a collection's, such as /api/v1/nodes."""
+    """``items`` while ``run`` runs. ``path`` is a collection's, such as /api/v1/nodes.
+
+    With a ``store`` of the caller's own, views go there and ``items`` stay empty.
+    """
 
     def __init__(
         self,
@@ -66,6 +88,7 @@ class Reflector(Generic[_V]):
         random: Random,
         query: Mapping[str, str] | None = None,
         page: int = PAGE,
+        store: Store[_V] | None = None,
     ) -> None:
         self._client = client
         self._path = path
@@ -74,6 +97,7 @@ class Reflector(Generic[_V]):
         self._query = dict(query or {})
         self._page = page
         self._items: dict[str, _V] = {}
+        self._store = store
         self._version: str | None = None
         self._synced = asyncio.Event()
         self._news = asyncio.Event()
@@ -120,16 +144,25 @@ class Reflector(Generic[_V]):
     async def _list(self) -> str:
         """Take everything anew; the resource version of what was taken."""
         items: dict[str, _V] = {}
+        keys: set[str] = set()
         query = {**self._query, "limit": str(self._page)}
         while True:
             page = _decoded(await self._client.read(self._path, query=query), msgspec.json.Decoder(_Page), self._path)
             for raw in page.items:
-                if (item := self._decode(raw)) is not None:
-                    items[_key(item.metadata)] = item
+                if (item := self._decode(raw)) is None:
+                    continue
+                key = _key(item.metadata)
+                if self._store is None:
+                    items[key] = item
+                else:
+                    keys.add(key)
+                    self._store.put(key, item)
             if not page.metadata.continue_:
                 break
             query["continue"] = page.metadata.continue_
         self._items = items
+        if self._store is not None:
+            self._store.listed(keys)
         self._announce()
         self._synced.set()
         return page.metadata.resource_version
@@ -151,10 +184,16 @@ class Reflector(Generic[_V]):
         meta = _decoded(event.object, msgspec.json.Decoder(_Bare), self._path).metadata
         if event.type in ("ADDED", "MODIFIED", "DELETED"):
             item = self._decode(event.object) if event.type != "DELETED" else None
+            key = _key(meta)
             if item is None:
-                self._items.pop(_key(meta), None)
-            else:
-                self._items[_key(meta)] = item
+                self._items.pop(key, None)
+            elif self._store is None:
+                self._items[key] = item
+            if self._store is not None:
+                if item is None:
+                    self._store.drop(key)
+                else:
+                    self._store.put(key, item)
             self._announce()
         return meta.resource_version
 
@@ -183,5 +222,5 @@ def _decoded(raw: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[_T], path: 
         raise KubeError(f"{path}: {error}") from error
 
 
-def _key(meta: ObjectMeta) -> str:
+def _key(meta: Meta) -> str:
     return f"{meta.namespace}/{meta.name}" if meta.namespace else meta.name

@@ -29,11 +29,25 @@ class ObjectMeta(msgspec.Struct, frozen=True, gc=False):
     owners: tuple[OwnerReference, ...] = msgspec.field(default=(), name="ownerReferences")
 
 
+class Meta(Protocol):
+    """What a view has to have of an object's metadata."""
+
+    @property
+    def name(self) -> str:
+        """Unique in its namespace."""
+        ...
+
+    @property
+    def namespace(self) -> str:
+        """Empty for objects of the cluster."""
+        ...
+
+
 class View(Protocol):
     """An object as far as it is read."""
 
     @property
-    def metadata(self) -> ObjectMeta:
+    def metadata(self) -> Meta:
         """Who it is."""
         ...
 

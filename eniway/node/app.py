@@ -28,7 +28,6 @@ from cni import conflist
 from cni.handler import Handler
 from cni.server import Door
 from datapath.borders import Borders
-from datapath.network import Network
 from deviceplugin.allocations import Allocations
 from deviceplugin.podresources import PodResources
 from deviceplugin.registration import DevicePlugin
@@ -48,6 +47,7 @@ from eniway.kube.podcidr import PodCidrReader
 from eniway.model import Kind
 from eniway.node import debug
 from eniway.node.bandwidth import BandwidthFollower, watch_of
+from eniway.node.policy import GuardedNetwork, Policies, keep
 from eniway.node.sweep import Sweeper
 from eniway.signals import until_told
 
@@ -64,7 +64,7 @@ async def run(config: NodeConfig, *, node: str) -> None:  # noqa: PLR0915 -- a c
     clock = SystemClock()
     random = Random()  # noqa: S311 -- spreads retries
     async with AsyncExitStack() as stack:
-        network = await stack.enter_async_context(Network(borders=_borders(config)))
+        network = await stack.enter_async_context(GuardedNetwork(borders=_borders(config)))
         metadata = await stack.enter_async_context(Metadata(config.cloud.metadata))
         opening = await open_ledger(
             Path(names.LEDGER_FILE),
@@ -95,6 +95,10 @@ async def run(config: NodeConfig, *, node: str) -> None:  # noqa: PLR0915 -- a c
             fell_back=lambda pod, why: recorder.tell(Event(pod, "Normal", "RoutedInstead", why)),
         )
         stack.push_async_callback(books.close)
+        if config.networkpolicy:
+            network.guard = stack.enter_context(
+                Policies(client, config=config, leases=books.leases, tell=recorder.tell, random=random)
+            )
         allocations = Allocations(now=clock.monotonic())
         pods = PodResources(allocations)
         stack.push_async_callback(pods.close)
@@ -139,6 +143,7 @@ async def run(config: NodeConfig, *, node: str) -> None:  # noqa: PLR0915 -- a c
             group.create_task(recorder.run())
             group.create_task(_tell_conditions(books, recorder))
             await network.start(service_cidr=config.service_network, primary=books.primary)
+            group.create_task(keep(network.guard, books))
             group.create_task(books.run())
             group.create_task(reader.run())
             await _sweep(sweeper)

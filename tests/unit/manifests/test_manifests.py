@@ -1,7 +1,9 @@
 """The manifests say what the code says."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +146,9 @@ def test_the_operators_lock_and_port_are_those_of_the_code() -> None:
             "eniway-node",
             {
                 ("", "nodes"): {"get"},
-                ("", "pods"): {"list", "watch"},
+                ("", "pods"): {"list", "watch", "patch"},
+                ("", "namespaces"): {"list", "watch"},
+                ("networking.k8s.io", "networkpolicies"): {"list", "watch"},
                 ("", "events"): {"create"},
                 (names.GROUP, "nodenetworks"): {"create", "patch"},
                 (names.GROUP, "nodenetworks/status"): {"patch"},
@@ -178,12 +182,10 @@ def test_each_process_has_these_rights_and_no_other(
     kind: str, role: str, rights: dict[tuple[str, str], set[str]]
 ) -> None:
     """A right that nobody uses is a right that somebody else will."""
-    rules = {
-        (group, "/".join((resource, *rule.get("resourceNames", [])))): set(rule["verbs"])
-        for rule in one(kind, role)["rules"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-    }
+    rules = defaultdict[tuple[str, str], set[str]](set)
+    for rule in one(kind, role)["rules"]:
+        for group, resource in product(rule["apiGroups"], rule["resources"]):
+            rules[group, "/".join((resource, *rule.get("resourceNames", [])))] |= set(rule["verbs"])
     assert rules == rights
 
 
