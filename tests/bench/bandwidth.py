@@ -14,7 +14,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,18 +57,23 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=5, help="after the first; at least 10 below 10 Mbit/s")
     options = parser.parse_args()
     BUILD.mkdir(parents=True, exist_ok=True)
-    figures = asyncio.run(_measure(options))
+    figures = asyncio.run(_measure(options.kinds, options.rates, options.seconds))
     print(f"\n{table(figures)}")
     return 0 if all(figure.holds for figure in figures) else 1
 
 
-async def _measure(options: argparse.Namespace) -> list[Figure]:
+def bench(_options: argparse.Namespace) -> list[Figure]:
+    """As a part of `python -m tests.bench`."""
+    return asyncio.run(_measure(["shared", "exclusive"], RATES, 5))
+
+
+async def _measure(kinds: Sequence[str], rates: Sequence[int], least: int) -> list[Figure]:
     rtt = compile_rtt(BUILD)
     figures: list[Figure] = []
     with standing() as vpc:
         async with AsyncExitStack() as stack:
             near, far = await boot(vpc, stack), await boot(vpc, stack)
-            for kind in options.kinds:
+            for kind in kinds:
                 pod, peer = vpc.pod(), vpc.pod()
                 lease, other = KINDS[kind](vpc, near, pod), KINDS[kind](vpc, far, peer)
                 await near.network.attach(lease)
@@ -77,9 +82,9 @@ async def _measure(options: argparse.Namespace) -> list[Figure]:
                 for way in WAYS:
                     ends = (there, here) if way == "ingress" else (here, there)
                     bucket = _bucket(near, lease, way)
-                    for rate in options.rates:
+                    for rate in rates:
                         await near.network.repair(_limited(lease, way, rate))
-                        seconds = options.seconds if rate >= 10 else max(10, options.seconds)
+                        seconds = least if rate >= 10 else max(10, least)
                         figures += await asyncio.to_thread(_exactness, f"{kind} {way}", rate, ends, bucket, seconds)
                     await near.network.repair(_limited(lease, way, WAIT_AT))
                     figures.append(await asyncio.to_thread(_wait, f"{kind} {way}", rtt, ends, bucket))

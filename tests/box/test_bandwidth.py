@@ -65,9 +65,9 @@ class Limits:
 
     def become(self, each: dict[str, int]) -> None:
         """Wait until each pod has these."""
-        expected = {kind: each for kind in self.pids}
         hold.settles(
-            lambda: [] if (now := self.read()) == expected else [f"expected {expected}, found {now}"], seconds=30
+            lambda: [f"{kind}: expected {each}, found {now}" for kind, now in self.read().items() if now != each],
+            seconds=30,
         )
 
 
