@@ -1,4 +1,4 @@
-"""Hears at once when somebody takes a limit of ours away, on the node or in a pod that has its card there.
+"""Hears at once when somebody takes a limit of ours away, on the node or in an exclusive pod.
 
 What was taken only looking can tell: news are hints, some of them of our own making.
 """
@@ -14,6 +14,7 @@ from datapath.netlink import each_message
 from eniway import names
 from eniway.model import LeaseKey
 
+_IFBS: Final = names.IFB_PREFIX.encode()
 _GROUPS: Final = rtnetlink.RTMGRP_LINK | tc.RTMGRP_TC
 
 
@@ -81,6 +82,8 @@ def opened(where: int | None = None) -> socket.socket:
 
 def _is_news(kind: int, flags: int, payload: bytes) -> bool:
     if kind in {rtnetlink.RTM_NEWLINK, rtnetlink.RTM_DELLINK}:
+        if _IFBS not in payload:  # each pod that comes or goes is several messages, and most have no ifb
+            return False
         link = rtnetlink.link(payload)
         return link.name.startswith(names.IFB_PREFIX) and (kind == rtnetlink.RTM_DELLINK or not link.up)
     return tc.touches_ours(kind, flags, payload)

@@ -29,10 +29,9 @@ def observe(kernel: Kernel, where: Netns, links: Iterable[Link], devices: Collec
         Ifb(netns=where, name=link.name, alias=link.alias, group=link.group, up=link.up) for link in ifbs.values()
     }
     items |= {found for dev in (*targets.values(), *devices) if (found := _tbf(kernel, where, dev)) is not None}
-    wire = kernel.routes[where]
     for dev in devices:
         for direction in Direction:
-            filters = wire.dump(tc.get_filters(kernel.index(where, dev), direction))
+            filters = kernel.routes[where].dump(tc.get_filters(kernel.index(where, dev), direction))
             leads = (tc.redirect(part, netns=where, dev=dev, direction=direction, devices=targets) for part in filters)
             # The first of our preference decides.
             items |= set(islice(filter(None, leads), 1))

@@ -109,7 +109,6 @@ class Network:
         """
         if self._news is None:
             self._news = await self._run(None, lambda: _events(rtnetlink.RTMGRP_LINK | rtnetlink.RTMGRP_IPV4_RULE))
-            self._guard.listen(None, await self._run(None, guard.opened))
         mtu, changed = await self._run("start", lambda: _start(primary, self._borders), slow=True)
         self._node = _Node(service_cidr, mtu, self._borders.metadata)
         self._cards.add(primary.mac)
@@ -260,9 +259,12 @@ class Network:
         return len(stale)
 
     async def _mind(self, lease: Lease) -> None:
-        """Listen in an exclusive pod while it has limits."""
-        if lease.kind is not Kind.EXCLUSIVE or lease.bandwidth == UNLIMITED:
+        """Listen in an exclusive pod while it has limits, and on a node that has had a pod with limits there."""
+        if lease.bandwidth == UNLIMITED:
             self._guard.forget(lease.key)
+        elif lease.kind is not Kind.EXCLUSIVE:
+            if not self._guard.hears(None):
+                self._guard.listen(None, await self._run(None, guard.opened))
         elif not self._guard.hears(lease.key):
             self._guard.listen(lease.key, await self._run(None, lambda: _listening(lease.netns)))
 

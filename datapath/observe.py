@@ -21,16 +21,13 @@ from datapath.state import (
     TABLE_MAIN,
     Addr,
     Eni,
-    Ifb,
     Item,
     Member,
     Netns,
     NetState,
-    Redirect,
     Route,
     Rule,
     Sysctl,
-    Tbf,
     Veth,
 )
 from eniway import names
@@ -44,7 +41,7 @@ _EVERY: Final = (b"",)
 """About all members of a set."""
 
 
-def lease(
+def lease(  # noqa: C901 -- one step a part of a lease
     kernel: Kernel,
     key: LeaseKey,
     *,
@@ -78,8 +75,10 @@ def lease(
         if link is not None:
             items.add(_eni(card, link, where))
             devices[where][link.index] = link.name
-    in_pod = devices[Netns.POD].values() if card is not None else ()
-    items |= _limits(kernel, key, veth, inside, in_pod, limited=limited)
+    if card is not None:
+        items |= limits.observe(kernel, Netns.POD, inside, devices[Netns.POD].values())
+    elif veth is not None or limited:
+        items |= limits.observe(kernel, Netns.NODE, _found(kernel, names.ifb(key)), devices[Netns.NODE].values())
     if devices[Netns.NODE]:
         found = _routes(kernel, Netns.NODE, names.TABLE_PODS, devices[Netns.NODE])
         items |= {route for route in found if route.dev is not None}
@@ -244,17 +243,6 @@ def _eni(card: Card, link: Link, where: Netns) -> Eni:
         altnames=link.altnames,
         xdp=link.xdp,
     )
-
-
-def _limits(
-    kernel: Kernel, key: LeaseKey, veth: Veth | None, inside: Iterable[Link], devices: Collection[str], *, limited: bool
-) -> set[Ifb | Tbf | Redirect]:
-    """Of an exclusive pod, which has links ``inside``, on its ``devices`` there; of others at the node's end."""
-    if devices:
-        return limits.observe(kernel, Netns.POD, inside, devices)
-    if veth is None and not limited:
-        return set()
-    return limits.observe(kernel, Netns.NODE, _found(kernel, names.ifb(key)), () if veth is None else (veth.name,))
 
 
 def _on_links(kernel: Kernel, where: Netns, devices: Mapping[int, str]) -> set[Item]:

@@ -103,7 +103,7 @@ class BandwidthFollower:
         """Tell of limits among what was put back."""
         if any(isinstance(getattr(op, "item", None), Ifb | Tbf | Redirect) for op in ops):
             metrics.BANDWIDTH_RESTORED.inc()
-            text = f"somebody changed the bandwidth limits of the pod; they were put back: {lease.bandwidth}"
+            text = f"limits were missing or changed and were put back: {lease.bandwidth}"
             self._tell(Event(lease.pod, "Warning", "BandwidthRestored", text))
 
     async def _follow(self) -> None:
@@ -186,7 +186,8 @@ class BandwidthFollower:
             before = self._drops.get((key, direction), 0)
             # Fewer than before: a new bucket.
             metrics.BANDWIDTH_DROPS.labels(direction.value).inc(count - before if count >= before else count)
-        self._drops = drops
+        held = {lease.key for lease in self._limited()}
+        self._drops = {of: count for of, count in self._drops.items() if of[0] in held} | drops
         for direction, waiting in backlog.items():
             metrics.BANDWIDTH_BACKLOG.labels(direction.value).set(waiting)
 

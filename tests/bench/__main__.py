@@ -20,7 +20,7 @@ from statistics import median
 from demo import inside
 from demo.box import Box, Status
 from demo.kube import Kube, Object
-from tests.bench import operator_resync, wire
+from tests.bench import bandwidth, operator_resync, wire
 from tests.bench.figures import LEAST_ROUNDS, Figure, median_of_ratios, rotated, table
 from tests.bench.vxlan import overlay
 from tests.bench.wire import Place
@@ -37,7 +37,12 @@ Round = dict[str, float]
 
 def main() -> int:
     """Measure all, or the parts that are asked for."""
-    parts = {"box": bench_box, "operator": lambda _: operator_resync.figures(), "wire": bench_eniway}
+    parts = {
+        "box": bench_box,
+        "bandwidth": bandwidth.bench,
+        "operator": lambda _: operator_resync.figures(),
+        "wire": bench_eniway,
+    }
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=12, help=f"interleaved rounds, at least {LEAST_ROUNDS}")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each throughput measurement")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 from contextlib import suppress
 from dataclasses import replace
@@ -10,11 +11,14 @@ from typing import Any
 
 import pytest
 
+from datapath import kernel
+from datapath import tc as messages
 from datapath.diff import Op
-from datapath.state import Direction
+from datapath.netlink import NetlinkError
+from datapath.state import Direction, Netns
 from eniway import names
 from eniway.model import UNLIMITED, Bandwidth, Kind, Lease
-from tests.netns.datapath.fabric import Namespace, Node, Vpc, exclusive_lease, run, shared_lease, talk
+from tests.netns.datapath.fabric import Namespace, Node, Vpc, exclusive_lease, inside, run, shared_lease, talk
 from tests.netns.datapath.test_life import LeaseOf, all_kinds
 
 TO_LO = "protocol all u32 match u32 0 0 action mirred egress redirect dev lo"
@@ -108,10 +112,15 @@ async def test_a_change_is_made_in_place(vpc: Vpc, nodes: tuple[Node, Node], lea
         "Add Tbf",
     ]
     where, _, egress, _ = shaped(node, pod, lease)
+    pod.send(lease.address, lease.card.gateway, 9)
+    (was,) = tc(where, "-s", "qdisc", "show", "dev", egress, "root")
+    assert was["packets"] > 0
     faster = limited(lease, Bandwidth(egress=5 * 10**9))
     assert kinds(await node.network.repair(faster)) == ["Change Tbf"]
     found = tbf(where, egress)
     assert found == {"rate": 625_000_000, "burst": pytest.approx(1_000_000, abs=1000)}
+    (now,) = tc(where, "-s", "qdisc", "show", "dev", egress, "root")
+    assert now["packets"] >= was["packets"], "a new bucket, not the old one changed"
     assert await node.network.repair(faster) == ()
     beyond = limited(lease, Bandwidth(egress=10**12))
     await node.network.repair(beyond)
@@ -229,6 +238,26 @@ async def silence(node: Node) -> None:
         while True:
             async with asyncio.timeout(0.05):
                 await node.network.limits_touched()
+
+
+async def test_what_waits_may_wait_in_a_qdisc_of_another_kind(vpc: Vpc, nodes: tuple[Node, Node]) -> None:
+    """As it does where the kernel has fq_codel: the bucket is still ours, and is changed in place above it."""
+    node, _ = nodes
+    lease = limited(shared_lease(vpc, node, vpc.pod()))
+    link = names.host_link(lease.key)
+
+    def set_leaf(kind: str) -> None:
+        with kernel.opened() as opened:
+            opened.routes[Netns.NODE].call(messages.set_leaf(opened.index(Netns.NODE, link), kind))
+
+    await node.network.attach(lease)
+    inside(node, lambda: set_leaf("pfifo"))
+    assert await node.network.check(lease) == ()
+    await node.network.repair(limited(lease, Bandwidth(ingress=2 * 10**7)))
+    assert [one["kind"] for one in tc(node, "qdisc", "show", "dev", link)] == ["tbf", "pfifo"]
+    with pytest.raises(NetlinkError) as refused:
+        inside(node, lambda: set_leaf("nosuchkind"))
+    assert refused.value.errno == errno.ENOENT
 
 
 @all_kinds
