@@ -36,6 +36,7 @@ from eniallocator.cloud.credentials import KeyFiles
 from eniallocator.cloud.ecs import EcsCloud
 from eniallocator.cloud.limiter import Limiter
 from eniallocator.cloud.metadata import Metadata
+from eniallocator.opening import Opening
 from eniway import config as configuration
 from eniway import http, log, metrics, names
 from eniway.config import NodeConfig
@@ -44,8 +45,8 @@ from eniway.kube.client import KubeClient, in_cluster
 from eniway.kube.events import Event, Recorder
 from eniway.kube.nodenetwork import NodeNetworkPublisher
 from eniway.kube.podcidr import PodCidrReader
-from eniway.model import Kind
-from eniway.node import debug
+from eniway.model import Card, Kind
+from eniway.node import debug, dropins
 from eniway.node.bandwidth import BandwidthFollower, watch_of
 from eniway.node.policy import GuardedNetwork, Policies, keep
 from eniway.node.sweep import Sweeper
@@ -119,6 +120,7 @@ async def run(config: NodeConfig, *, node: str) -> None:  # noqa: PLR0915 -- a c
             trusted=not opening.rebuilt,
             mended=bandwidth.mended,
         )
+        await _tell_host(opening, books.primary)
         publisher = NodeNetworkPublisher(
             client, node=node, status=books.status, changed=books.status_changed, random=random
         )
@@ -157,6 +159,12 @@ async def run(config: NodeConfig, *, node: str) -> None:  # noqa: PLR0915 -- a c
             while True:
                 await sweeper.due(config.sweep_seconds)
                 await _sweep(sweeper)
+
+
+async def _tell_host(opening: Opening, primary: Card) -> None:
+    """Which cards the host's network services are to leave alone."""
+    own = frozenset(eni.mac for eni in opening.contents.enis if eni.mac is not None)
+    await asyncio.to_thread(lambda: dropins.install(dropins.observe(primary.mac, own)))
 
 
 def _borders(config: NodeConfig) -> Borders:
