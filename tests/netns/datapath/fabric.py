@@ -151,6 +151,7 @@ class Vpc:
 
     router: Namespace
     made: list[str]
+    mtu: int = 1500
     _addresses: Iterator[int] = field(default_factory=lambda: count(10))
     _ids: Iterator[int] = field(default_factory=lambda: count(1))
     _assigned: dict[EniId, list[IPv4Address]] = field(default_factory=dict)
@@ -219,8 +220,8 @@ class Vpc:
     def _plug(self, where: Namespace, card: Card) -> None:
         port = _port(card)
         self.router.ip(
-            f"link add {port} address {names.FABRIC_MAC} type veth"
-            f" peer name eth{card.slot} address {card.mac} netns {where.name}",
+            f"link add {port} mtu {self.mtu} address {names.FABRIC_MAC} type veth"
+            f" peer name eth{card.slot} mtu {self.mtu} address {card.mac} netns {where.name}",
             f"link set {port} up",
         )
         self.router.write(f"net/ipv4/conf/{port}/proxy_arp", "1")
