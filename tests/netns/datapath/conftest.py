@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 
 import pytest
 
@@ -19,6 +19,13 @@ def vpc() -> Iterator[Vpc]:
     """An empty VPC."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
+    with router() as vpc:
+        yield vpc
+
+
+@contextmanager
+def router() -> Iterator[Vpc]:
+    """A VPC's router; it and all that was made in the VPC are gone afterwards."""
     made: list[str] = []
     try:
         vpc = Vpc(Namespace(""), made)
@@ -66,6 +73,11 @@ async def boot(vpc: Vpc, stack: AsyncExitStack, borders: Borders = USUAL) -> Nod
 @pytest.fixture
 def outside(vpc: Vpc) -> Namespace:
     """An instance that is no node."""
+    return instance(vpc)
+
+
+def instance(vpc: Vpc) -> Namespace:
+    """An instance with a primary card and no more."""
     name = vpc.namespace()
     node = Namespace(name)
     card = vpc.card(node, 0)
