@@ -48,6 +48,7 @@ from eniway.kube.podcidr import PodCidrReader
 from eniway.model import Card, Kind
 from eniway.node import debug, dropins
 from eniway.node.bandwidth import BandwidthFollower, watch_of
+from eniway.node.labels import NodeLabels
 from eniway.node.policy import GuardedNetwork, Policies, keep
 from eniway.node.sweep import Sweeper
 from eniway.signals import until_told
@@ -60,10 +61,20 @@ BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _log = log.get(__name__)
 
 
-async def run(config: NodeConfig, *, node: str) -> None:  # noqa: PLR0915 -- a composition root: it only lists
-    """Serve until cancelled."""
-    clock = SystemClock()
+async def run(config: NodeConfig, *, node: str) -> None:
+    """Serve until cancelled; Outdated where the Node has become one of another pool."""
     random = Random()  # noqa: S311 -- spreads retries
+    async with KubeClient(in_cluster()) as client, asyncio.TaskGroup() as group:
+        labels = NodeLabels(client, node=node, kept=Path(names.LABELS_FILE), random=random)
+        resolved = await labels.resolve(config)
+        group.create_task(labels.run(config, resolved))
+        await _serve(resolved, client, node=node, random=random)
+
+
+async def _serve(  # noqa: PLR0915 -- a composition root: it only lists
+    config: NodeConfig, client: KubeClient, *, node: str, random: Random
+) -> None:
+    clock = SystemClock()
     async with AsyncExitStack() as stack:
         network = await stack.enter_async_context(GuardedNetwork(borders=_borders(config)))
         metadata = await stack.enter_async_context(Metadata(config.cloud.metadata))
@@ -83,7 +94,6 @@ async def run(config: NodeConfig, *, node: str) -> None:  # noqa: PLR0915 -- a c
             clock=clock,
         )
         stack.callback(cloud.close)
-        client = await stack.enter_async_context(KubeClient(in_cluster()))
         recorder = Recorder(client, node=node, clock=clock.monotonic, new_id=lambda: uuid.uuid4().hex[:16])
         books = Books(
             opening,
