@@ -65,7 +65,7 @@ def render(cards: HostCards) -> Mapping[str, str | None]:
 def observe(primary: Mac, own: Collection[Mac], *, sys: Path = SYS_NET) -> HostCards:
     """The cards as sysfs shows them; ``own``: MACs of all cards that eniway made."""
     found: dict[str, tuple[str, str]] = {}
-    for link in sorted(sys.iterdir()):
+    for link in sorted(sys.glob("*")):
         try:
             driver = os.path.basename((link / "device" / "driver").readlink())  # noqa: PTH119 -- the end of a link
             found[link.name] = (driver, (link / "address").read_text(encoding="ascii").strip())
