@@ -63,8 +63,9 @@ class NodePool(_Strict, frozen=True):
     """Labels of the Node, all of which it must have with these values. Most of its own a kubelet may set itself; those
     below node-restriction.kubernetes.io it may not."""
     vswitches: Annotated[list[Id], msgspec.Meta(min_length=1)] | None = None
+    """In place of ``vswitches``; without it those."""
     security_groups: Annotated[list[Id], msgspec.Meta(min_length=1, max_length=5)] | None = None
-    """Of ENIs that are made from then on; those that are there keep theirs."""
+    """In place of ``security_groups``, for ENIs that are made from then on; without it those."""
 
 
 class OperatorConfig(_Strict, frozen=True):
