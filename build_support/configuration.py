@@ -82,7 +82,7 @@ def value(kind: types.Type) -> str:  # noqa: PLR0911 -- a table
         case types.ListType(item_type=item, min_length=low, max_length=high):
             return _between(f"list of {value(item)}", low, None, high)
         case types.DictType(key_type=key, value_type=item, min_length=low, max_length=high):
-            return _between(f"{value(key)} by {value(item)}", low, None, high)
+            return _between(f"map of {value(key)} to {value(item)}", low, None, high)
         case types.UnionType(types=(one, types.NoneType())):
             return value(one)
         case types.BoolType():
