@@ -5,6 +5,7 @@ Secrets are not part of it: an access key is read from files of a mounted Secret
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -55,6 +56,18 @@ class PoolConfig(_Strict, frozen=True):
     """How long a released address is not handed out again."""
 
 
+class NodePool(_Strict, frozen=True):
+    """What nodes with certain labels have instead of what stands at the top."""
+
+    match: Annotated[dict[str, str], msgspec.Meta(min_length=1)]
+    """Labels of the Node, all of which it must have with these values. Most of its own a kubelet may set itself; those
+    below node-restriction.kubernetes.io it may not."""
+    vswitches: Annotated[list[Id], msgspec.Meta(min_length=1)] | None = None
+    """In place of ``vswitches``; without it those."""
+    security_groups: Annotated[list[Id], msgspec.Meta(min_length=1, max_length=5)] | None = None
+    """In place of ``security_groups``, for ENIs that are made from then on; without it those."""
+
+
 class OperatorConfig(_Strict, frozen=True):
     """What ``eniway operator`` does for the cluster, besides ``cluster``, ``cloud`` and ``log_level``."""
 
@@ -95,6 +108,9 @@ class NodeConfig(_Strict, frozen=True):
     """Where and how the OpenAPI is called."""
     pool: PoolConfig = PoolConfig()
     """How many addresses and cards are kept ahead of demand."""
+    node_pools: list[NodePool] = []
+    """The first that fits a Node's labels counts. They are read when the daemon first starts on a node, which waits for
+    the API server then, and now and then afterwards: the daemon starts anew where they lead to another pool."""
     default_network: Annotated[str, msgspec.Meta(pattern="^(shared|routed|shared-else-routed)$")] = Wish.SHARED.value
     """How pods are connected that say nothing: ``shared-else-routed`` gives a routed address where no shared one can be
     had. Routed pods need a podCIDR on the Node and its route in the VPC."""
@@ -137,6 +153,17 @@ class NodeConfig(_Strict, frozen=True):
     def service_network(self) -> IPv4Network:
         """``service_cidr`` parsed."""
         return IPv4Network(self.service_cidr)
+
+    def for_node(self, labels: Mapping[str, str]) -> NodeConfig:
+        """The configuration of a Node with these labels: that of the first pool that fits."""
+        pool = next((pool for pool in self.node_pools if pool.match.items() <= labels.items()), None)
+        if pool is None:
+            return self
+        return msgspec.structs.replace(
+            self,
+            vswitches=pool.vswitches or self.vswitches,
+            security_groups=pool.security_groups or self.security_groups,
+        )
 
     @property
     def vpc_networks(self) -> frozenset[IPv4Network]:

@@ -36,6 +36,7 @@ from eniallocator.cloud.credentials import KeyFiles
 from eniallocator.cloud.ecs import EcsCloud
 from eniallocator.cloud.limiter import Limiter
 from eniallocator.cloud.metadata import Metadata
+from eniallocator.opening import Opening
 from eniway import config as configuration
 from eniway import http, log, metrics, names
 from eniway.config import NodeConfig
@@ -44,9 +45,10 @@ from eniway.kube.client import KubeClient, in_cluster
 from eniway.kube.events import Event, Recorder
 from eniway.kube.nodenetwork import NodeNetworkPublisher
 from eniway.kube.podcidr import PodCidrReader
-from eniway.model import Kind
-from eniway.node import debug
+from eniway.model import Card, Kind
+from eniway.node import debug, dropins
 from eniway.node.bandwidth import BandwidthFollower, watch_of
+from eniway.node.labels import NodeLabels
 from eniway.node.policy import GuardedNetwork, Policies, keep
 from eniway.node.sweep import Sweeper
 from eniway.signals import until_told
@@ -59,10 +61,20 @@ BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _log = log.get(__name__)
 
 
-async def run(config: NodeConfig, *, node: str) -> None:  # noqa: PLR0915 -- a composition root: it only lists
-    """Serve until cancelled."""
-    clock = SystemClock()
+async def run(config: NodeConfig, *, node: str) -> None:
+    """Serve until cancelled; Outdated where the Node has become one of another pool."""
     random = Random()  # noqa: S311 -- spreads retries
+    async with KubeClient(in_cluster()) as client, asyncio.TaskGroup() as group:
+        labels = NodeLabels(client, node=node, kept=Path(names.LABELS_FILE), random=random)
+        resolved = await labels.resolve(config)
+        group.create_task(labels.run(config, resolved))
+        await _serve(resolved, client, node=node, random=random)
+
+
+async def _serve(  # noqa: PLR0915 -- a composition root: it only lists
+    config: NodeConfig, client: KubeClient, *, node: str, random: Random
+) -> None:
+    clock = SystemClock()
     async with AsyncExitStack() as stack:
         network = await stack.enter_async_context(GuardedNetwork(borders=_borders(config)))
         metadata = await stack.enter_async_context(Metadata(config.cloud.metadata))
@@ -82,7 +94,6 @@ async def run(config: NodeConfig, *, node: str) -> None:  # noqa: PLR0915 -- a c
             clock=clock,
         )
         stack.callback(cloud.close)
-        client = await stack.enter_async_context(KubeClient(in_cluster()))
         recorder = Recorder(client, node=node, clock=clock.monotonic, new_id=lambda: uuid.uuid4().hex[:16])
         books = Books(
             opening,
@@ -119,6 +130,7 @@ async def run(config: NodeConfig, *, node: str) -> None:  # noqa: PLR0915 -- a c
             trusted=not opening.rebuilt,
             mended=bandwidth.mended,
         )
+        await _tell_host(opening, books.primary)
         publisher = NodeNetworkPublisher(
             client, node=node, status=books.status, changed=books.status_changed, random=random
         )
@@ -157,6 +169,12 @@ async def run(config: NodeConfig, *, node: str) -> None:  # noqa: PLR0915 -- a c
             while True:
                 await sweeper.due(config.sweep_seconds)
                 await _sweep(sweeper)
+
+
+async def _tell_host(opening: Opening, primary: Card) -> None:
+    """Which cards the host's network services are to leave alone."""
+    own = frozenset(eni.mac for eni in opening.contents.enis if eni.mac is not None)
+    await asyncio.to_thread(lambda: dropins.install(dropins.observe(primary.mac, own)))
 
 
 def _borders(config: NodeConfig) -> Borders:

@@ -239,7 +239,7 @@ rates = st.sampled_from([None, None, 10**6, 10**9])
 limits_ = st.builds(Bandwidth, rates, rates)
 
 
-def planned(of: Lease, mtu: int) -> NetState:
+def planned(of: Lease, mtu: int, *, metadata: bool = False) -> NetState:
     """All that a lease means."""
     match of.kind:
         case Kind.SHARED:
@@ -247,7 +247,7 @@ def planned(of: Lease, mtu: int) -> NetState:
         case Kind.ROUTED:
             connection = routed(of, mtu=mtu)
         case Kind.EXCLUSIVE:
-            connection = exclusive(of, mtu=mtu, service_cidr=SERVICES)
+            connection = exclusive(of, mtu=mtu, service_cidr=SERVICES, metadata=metadata)
     return connection | bandwidth(of, mtu=mtu)
 
 
@@ -259,13 +259,14 @@ shared_plans = st.builds(
     limits_,
 )
 exclusive_plans = st.builds(
-    lambda host, service, mtu, limits: planned(
-        lease(Kind.EXCLUSIVE, host=host, service=service, slot=3, limits=limits), mtu
+    lambda host, service, mtu, limits, metadata: planned(
+        lease(Kind.EXCLUSIVE, host=host, service=service, slot=3, limits=limits), mtu, metadata=metadata
     ),
     hosts,
     st.integers(20, 22),
     mtus,
     limits_,
+    st.booleans(),
 )
 routed_plans = st.builds(
     lambda host, mtu, limits: planned(lease(Kind.ROUTED, host=host, slot=0, limits=limits), mtu), hosts, mtus, limits_

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.netns.datapath.fabric import GATEWAY, VSWITCH, Namespace, Node, Vpc, boot, standing
+from tests.netns.datapath.fabric import Namespace, Node, Vpc, boot, instance, standing
 
 
 @pytest.fixture
@@ -33,12 +33,4 @@ async def nodes(vpc: Vpc) -> AsyncIterator[tuple[Node, Node]]:
 @pytest.fixture
 def outside(vpc: Vpc) -> Namespace:
     """An instance that is no node."""
-    name = vpc.namespace()
-    node = Namespace(name)
-    card = vpc.card(node, 0)
-    node.ip(
-        f"addr add {card.address}/{VSWITCH.prefixlen} dev eth0",
-        "link set eth0 up",
-        f"route add default via {GATEWAY} dev eth0",
-    )
-    return node
+    return instance(vpc)

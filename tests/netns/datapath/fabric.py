@@ -152,6 +152,7 @@ class Vpc:
 
     router: Namespace
     made: list[str]
+    mtu: int = 1500
     _addresses: Iterator[int] = field(default_factory=lambda: count(10))
     _ids: Iterator[int] = field(default_factory=lambda: count(1))
     _assigned: dict[EniId, list[IPv4Address]] = field(default_factory=dict)
@@ -220,8 +221,8 @@ class Vpc:
     def _plug(self, where: Namespace, card: Card) -> None:
         port = _port(card)
         self.router.ip(
-            f"link add {port} address {names.FABRIC_MAC} type veth"
-            f" peer name eth{card.slot} address {card.mac} netns {where.name}",
+            f"link add {port} mtu {self.mtu} address {names.FABRIC_MAC} type veth"
+            f" peer name eth{card.slot} mtu {self.mtu} address {card.mac} netns {where.name}",
             f"link set {port} up",
         )
         self.router.write(f"net/ipv4/conf/{port}/proxy_arp", "1")
@@ -282,6 +283,19 @@ async def boot(vpc: Vpc, stack: AsyncExitStack, borders: Borders = USUAL) -> Nod
     vpc.route(node)
     assert node.pod_cidr is not None
     await network.claim_ranges({node.pod_cidr})
+    return node
+
+
+def instance(vpc: Vpc) -> Namespace:
+    """An instance with a primary card and no more."""
+    name = vpc.namespace()
+    node = Namespace(name)
+    card = vpc.card(node, 0)
+    node.ip(
+        f"addr add {card.address}/{VSWITCH.prefixlen} dev eth0",
+        "link set eth0 up",
+        f"route add default via {GATEWAY} dev eth0",
+    )
     return node
 
 

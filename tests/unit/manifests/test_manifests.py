@@ -12,6 +12,7 @@ import yaml
 
 from eniway import config, names
 from eniway.errors import BadConfig
+from eniway.node.dropins import HOST_ETC
 from eniway.operator.app import LOCK, NAMESPACE
 from image import build
 
@@ -86,6 +87,7 @@ def test_the_daemon_finds_its_files_where_names_says(container: dict[str, Any], 
         names.KUBELET_DEVICE_PLUGINS,
         str(Path(names.KUBELET_POD_RESOURCES).parent),
         f"{names.HOST_SYSCTLS}/net",
+        str(HOST_ETC),
     }
     assert used <= set(mounts)
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
