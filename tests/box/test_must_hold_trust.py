@@ -63,6 +63,27 @@ def used(audit: Path) -> dict[str, set[Right]]:
     return found
 
 
+@pytest.fixture
+def told(box: Box) -> Iterator[None]:
+    """Something to tell Events of: the cloud refuses a daemon's calls, and a Node wants a route that no VPC takes."""
+    kube, node, ghost = hold.kube_of(box), box.status().nodes[0].name, "ghost"
+    pods = [hold.pod(f"taker-{number}", node=node) for number in range(4)]
+    box.run("fault", "add", "error", "target=AssignPrivateIpAddresses", "code=Forbidden.RAM", "status=403")
+    try:
+        spec = {"podCIDR": "100.64.1.0/24", "providerID": f"{box.status().openapi.region}.i-ghost"}
+        kube.create("/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": ghost}, "spec": spec})
+        for pod in pods:
+            kube.apply(pod)
+        hold.event(kube, ghost, "RouteNotAllowed", namespace="default")
+        hold.event(kube, node, "Forbidden", namespace="default")
+        yield
+    finally:
+        box.run("fault", "clear")
+        kube.delete(f"/api/v1/nodes/{ghost}")
+        hold.delete(kube, [pod["metadata"]["name"] for pod in pods])
+
+
+@pytest.mark.usefixtures("told")
 def test_every_right_is_used(box: Box) -> None:
     """By what the API server wrote down since the box came up: a right that nobody uses is one for a thief."""
     kube = hold.kube_of(box)
