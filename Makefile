@@ -69,6 +69,11 @@ conformance: box ## suites of others: SUITE=cni|e2e|cyclonus KIND=shared|exclusi
 matrix: box ## who reaches whom by which path, in boxes with kube-proxy in both its modes
 	@$(BIN)/python -m tests.conformance.matrix
 
+.PHONY: dashboards
+dashboards: box ## every query of every panel and rule, asked of a real Prometheus in a box under load
+	@make/prometheus build/prometheus
+	@$(BIN)/python -m tests.dashboards build/prometheus/usr/bin
+
 .PHONY: fresh
 fresh: system ## demo and test in a Debian 12 root made from nothing
 	@make/fresh
@@ -126,9 +131,11 @@ reproducible: venv ## two builds of the image from nothing have one digest
 	@make/reproducible $(BIN)/python
 
 .PHONY: manifests
-manifests: components ## manifests/install.yaml and docs/configuration.md, made again from what they say
+manifests: components ## what is generated of manifests/ and docs/, again
 	@$(BIN)/python -m build_support.manifests
 	@$(BIN)/python -m build_support.configuration
+	@$(BIN)/python -m build_support.dashboards
+	@$(BIN)/python -m build_support.metrics
 
 .PHONY: clean
 clean: down ## all that was made here; caches in $$ENIWAY_CACHE stay

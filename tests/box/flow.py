@@ -44,7 +44,15 @@ end = time.monotonic() + 2
 while time.monotonic() < end and any(len(got) < sent for got in answered.values()):
     time.sleep(0.01)
     read()
-lost = {target: sorted(set(range(sent)) - got)[:20] for target, got in answered.items() if len(got) < sent}
+def ranges(numbers):
+    runs = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return runs
+lost = {target: ranges(set(range(sent)) - got) for target, got in answered.items() if len(got) < sent}
 print(json.dumps({"sent": sent, "lost": lost, "errors": errors[:20]}))
 """
 
@@ -54,8 +62,8 @@ class Flow:
 
     sent = 0
     """Datagrams to each target."""
-    lost: dict[str, list[int]]
-    """Numbers of the first that were not answered, by target."""
+    lost: dict[str, list[list[int]]]
+    """Numbers that were not answered, first and last of each run, by target."""
     errors: list[str]
 
 

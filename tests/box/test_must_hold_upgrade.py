@@ -72,6 +72,6 @@ def test_eniway_deleted_leaves_what_runs_and_what_comes_waits(
         hold.start(kube, [comer])
     hold.delete(kube, ["comes-between"])
     assert flow.errors == []
-    assert flow.lost == {}
+    assert flow.lost == {}, f"of {flow.sent}"
     assert flow.sent > 0
     hold.agree(box)
