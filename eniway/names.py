@@ -54,6 +54,8 @@ HOST_SYSCTLS: Final = "/host/proc/sys"
 """Where the DaemonSet mounts the node's /proc/sys/net, writable: a container's own is not."""
 CONFIG_FILE: Final = "/etc/eniway/config.yaml"
 CREDENTIALS_DIRECTORY: Final = "/etc/eniway/credentials"
+SWITCH_FILE: Final = "/etc/eniway/switch/cloud-calls"
+"""Which OpenAPI calls may be made; of a ConfigMap that need not be there."""
 KUBELET_DEVICE_PLUGINS: Final = "/var/lib/kubelet/device-plugins"
 KUBELET_POD_RESOURCES: Final = "/var/lib/kubelet/pod-resources/kubelet.sock"
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
@@ -18,6 +18,7 @@ from eniallocator.cloud.credentials import KeyFiles
 from eniallocator.cloud.ecs import EcsCloud
 from eniallocator.cloud.limiter import Limiter
 from eniallocator.cloud.metadata import Metadata
+from eniallocator.cloud.switch import Switch
 from eniway.config import CloudConfig, NodeConfig, PoolConfig
 from eniway.errors import DeadlineExceeded, KernelError
 from eniway.model import Card as PodCard
@@ -119,6 +120,9 @@ class Rig:
     become: Callable[[str], None]
     """Let the metadata service take whoever asks for this instance."""
     calls: list[str] = field(default_factory=list)
+    kubelet_slots: set[Slot] = field(default_factory=set)
+    """What kubelet may give away or has given away; as far as a test says so."""
+    switch: Switch = field(default_factory=Switch)
     fell_back: list[str] = field(default_factory=list)
     """Pods that got a routed address for want of a shared one, and why."""
     boot_id: str = "boot-1"
@@ -129,7 +133,7 @@ class Rig:
     def ledger(self) -> Path:
         return self.directory / "ledger.db"
 
-    def config(self, *, default: Wish = Wish.SHARED, patience: float = 30.0, **pool: float) -> NodeConfig:
+    def config(self, *, default: Wish = Wish.SHARED, patience: float = 30.0, **pool: float | str) -> NodeConfig:
         return NodeConfig(
             default_network=default.value,
             shared_patience_seconds=patience,
@@ -143,12 +147,12 @@ class Rig:
                 credentials=str(self.directory),
                 calls_per_minute=500,
             ),
-            pool=PoolConfig(**pool),  # type: ignore[arg-type]  # counts and one float
+            pool=PoolConfig(**{"idle_seconds": 10.0, **pool}),  # type: ignore[arg-type]  # counts, seconds, a word
         )
 
     @contextlib.asynccontextmanager
     async def books(
-        self, *, run: bool = True, default: Wish = Wish.SHARED, patience: float = 30.0, **pool: float
+        self, *, run: bool = True, default: Wish = Wish.SHARED, patience: float = 30.0, **pool: float | str
     ) -> AsyncIterator[Books]:
         """The node's daemon, as far as it concerns the allocator; leaving is a kill."""
         config = self.config(default=default, patience=patience, **pool)
@@ -159,6 +163,7 @@ class Rig:
             keys=KeyFiles(Path(config.cloud.credentials)),
             limiter=Limiter(calls_per_minute=config.cloud.calls_per_minute, clock=self.clock, random=random),
             clock=self.clock,
+            switch=self.switch,
         )
         async with Metadata(config.cloud.metadata) as service:
             opening = await open_ledger(
@@ -173,6 +178,8 @@ class Rig:
             random=random,
             new_id=lambda: f"token-{next(self.names)}",
             fell_back=lambda pod, why: self.fell_back.append(f"{pod}: {why}"),
+            kubelet=self._slots_of_kubelet,
+            switch=self.switch,
         )
         task = asyncio.create_task(books.run()) if run else None
         try:
@@ -186,6 +193,9 @@ class Rig:
                 assert not died
             await books.close()
             cloud.close()
+
+    async def _slots_of_kubelet(self) -> Collection[Slot]:
+        return frozenset(self.kubelet_slots)
 
     def key(self, name: str) -> LeaseKey:
         return LeaseKey("eniway", ContainerId(f"container-of-{name}"), "eth0")

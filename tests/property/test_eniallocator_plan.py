@@ -16,10 +16,10 @@ from eniallocator.plan import (
     Discard,
     Limits,
     Unassign,
-    divide_slots,
     plan,
 )
 from eniallocator.records import Use
+from eniallocator.slots import divide
 from eniway.model import Slot, VSwitchId
 
 VSWITCHES = [VSwitchId("vsw-1"), VSwitchId("vsw-2")]
@@ -29,13 +29,13 @@ AT_REST_OR_COMING = [State.READY, *sorted(COMING), State.DRAINING, State.DETACHI
 @st.composite
 def limits_of(draw: st.DrawFn) -> Limits:
     enis = draw(st.integers(1, 8))
-    shared, exclusive = divide_slots(enis=enis, exclusive=draw(st.integers(0, 8)))
+    slots = divide(enis=enis, exclusive=draw(st.integers(0, 8)))
     least = draw(st.integers(0, 6))
     return Limits(
         enis=enis,
         addresses_per_eni=draw(st.integers(1, 12)),
-        shared_slots=shared,
-        exclusive_slots=exclusive,
+        shared_slots=slots.shared,
+        exclusive_slots=slots.exclusive,
         min_idle=least,
         max_idle=draw(st.integers(least, 12)),
         warm_exclusive=draw(st.integers(0, 4)),
