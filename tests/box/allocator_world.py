@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -14,6 +14,7 @@ from random import Random
 from aiohttp import web
 
 from eniallocator import Books, open_ledger
+from eniallocator.clock import Clock
 from eniallocator.cloud.credentials import KeyFiles
 from eniallocator.cloud.ecs import EcsCloud
 from eniallocator.cloud.limiter import Limiter
@@ -56,7 +57,8 @@ class FastClock:
 class NodeWithoutKernel:
     """The box's wire on one side and the allocator's kernel on the other: links are remembered only."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self.links: dict[Mac, str] = {}
         self.prepared: set[str] = set()
         self.parked: set[str] = set()
@@ -83,7 +85,7 @@ class NodeWithoutKernel:
 
     async def wait_card(self, mac: Mac, *, deadline: float) -> int:
         try:
-            async with asyncio.timeout_at(deadline / SPEED):
+            async with self._clock.timeout_at(deadline):
                 while mac not in self.links or mac in self.in_pods:
                     await self._news.wait()
         except TimeoutError as error:
@@ -126,7 +128,7 @@ class Rig:
     fell_back: list[str] = field(default_factory=list)
     """Pods that got a routed address for want of a shared one, and why."""
     boot_id: str = "boot-1"
-    clock: FastClock = field(default_factory=FastClock)
+    clock: Clock = field(default_factory=FastClock)
     names: "itertools.count[int]" = field(default_factory=itertools.count)
 
     @property
@@ -152,7 +154,13 @@ class Rig:
 
     @contextlib.asynccontextmanager
     async def books(
-        self, *, run: bool = True, default: Wish = Wish.SHARED, patience: float = 30.0, **pool: float | str
+        self,
+        *,
+        run: bool = True,
+        default: Wish = Wish.SHARED,
+        patience: float = 30.0,
+        tap: Callable[[Books, EcsCloud], None] | None = None,
+        **pool: float | str,
     ) -> AsyncIterator[Books]:
         """The node's daemon, as far as it concerns the allocator; leaving is a kill."""
         config = self.config(default=default, patience=patience, **pool)
@@ -181,6 +189,8 @@ class Rig:
             kubelet=self._slots_of_kubelet,
             switch=self.switch,
         )
+        if tap is not None:
+            tap(books, cloud)
         task = asyncio.create_task(books.run()) if run else None
         try:
             yield books
@@ -244,12 +254,19 @@ class Rig:
 
 @contextlib.asynccontextmanager
 async def rig(
-    directory: Path, *, instance_type: str = "ecs.g7.xlarge", pods: str = "10.0.16.0/24"
+    directory: Path,
+    *,
+    instance_type: str = "ecs.g7.xlarge",
+    pods: str = "10.0.16.0/24",
+    box_clock: BoxClock | None = None,
+    own_clock: Clock | None = None,
+    answering: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> AsyncIterator[Rig]:
-    """A VPC with one instance, served on loopback."""
-    clock = BoxClock(SPEED)
+    """A VPC with one instance, served on loopback; ``own_clock`` is the allocator's."""
+    clock = box_clock or BoxClock(SPEED)
+    own = own_clock or FastClock()
     faults = Faults()
-    node = NodeWithoutKernel()
+    node = NodeWithoutKernel(own)
     world = World(clock, node, Random(7), load(), faults=faults)
     vpc = world.create_vpc("box", IPv4Network("10.0.0.0/16"))
     nodes = world.create_vswitch("nodes", vpc.id, IPv4Network("10.0.0.0/20"))
@@ -272,7 +289,8 @@ async def rig(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         calls.append(request.query.get("Action", "?"))
-        return await handler(request)
+        with answering():
+            return await handler(request)
 
     api = openapi(world, credentials, faults)
     api.middlewares.append(count)
@@ -291,6 +309,7 @@ async def rig(
                 directory,
                 become,
                 calls,
+                clock=own,
             )
         running.cancel()
 
