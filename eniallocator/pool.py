@@ -224,6 +224,9 @@ class Pool:
         now = self._clock.monotonic()
         self._held = {token: until for token, until in self._held.items() if until > now}
         self._late, next_late = self._inventory.late(self._clock.wall())
+        if self._cloud.strained:
+            # Another card would wait for the same quota.
+            self._late = ()
         limits = self.limits()
         # Not before the cloud's cards have been seen once: what a lost ledger forgot would be created again.
         if limits is not None and self._survey.compared:

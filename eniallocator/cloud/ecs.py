@@ -103,6 +103,11 @@ class EcsCloud:
         """As CloudApi says."""
         return self._trouble
 
+    @property
+    def strained(self) -> bool:
+        """As CloudApi says."""
+        return self._limiter.strained
+
     def close(self) -> None:
         """Let go of threads and connections; calls under way end on their own."""
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -22,6 +22,8 @@ MINUTE: Final = 60.0
 SPREAD: Final = 5.0
 """Seconds after the turn of the minute over which callers come back."""
 
+STRAINED: Final = 3 * MINUTE
+
 QUOTAS: Final[Mapping[str, int]] = {
     "DescribeNetworkInterfaces": 800,
     "CreateNetworkInterface": 500,
@@ -63,6 +65,7 @@ class Limiter:
         self._most = calls_per_minute
         self._quotas = {**QUOTAS, **(quotas or {})}
         self._share = share
+        self._throttled = -STRAINED
         self._clock = clock
         self._random = random
         self._buckets: defaultdict[str, _Bucket] = defaultdict(_Bucket)
@@ -75,12 +78,17 @@ class Limiter:
     def throttled(self, action: str) -> None:
         """Let ``action`` rest until the next minute."""
         bucket = self._buckets[action]
-        now = self._clock.monotonic()
+        self._throttled = now = self._clock.monotonic()
         # Answers to calls that went out together are one refusal.
         if bucket.resting_until <= now:
             bucket.refusals += 1
         late = self._random.uniform(0.1, max(0.2, SPREAD / bucket.refusals))
         bucket.resting_until = now + self._to_next_minute() + late
+
+    @property
+    def strained(self) -> bool:
+        """Whether anything was throttled in the last minutes."""
+        return self._clock.monotonic() < self._throttled + STRAINED
 
     def passed(self, action: str) -> None:
         """``action`` was let through."""

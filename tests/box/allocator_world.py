@@ -122,6 +122,8 @@ class Rig:
     become: Callable[[str], None]
     """Let the metadata service take whoever asks for this instance."""
     calls: list[str] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)
+    """Those of ``calls`` that were not refused."""
     kubelet_slots: set[Slot] = field(default_factory=set)
     """What kubelet may give away or has given away; as far as a test says so."""
     switch: Switch = field(default_factory=Switch)
@@ -160,6 +162,7 @@ class Rig:
         default: Wish = Wish.SHARED,
         patience: float = 30.0,
         tap: Callable[[Books, EcsCloud], None] | None = None,
+        ledger: Path | None = None,
         **pool: float | str,
     ) -> AsyncIterator[Books]:
         """The node's daemon, as far as it concerns the allocator; leaving is a kill."""
@@ -175,7 +178,7 @@ class Rig:
         )
         async with Metadata(config.cloud.metadata) as service:
             opening = await open_ledger(
-                self.ledger, config=config, boot_id=self.boot_id, metadata=service, clock=self.clock, random=random
+                ledger or self.ledger, config=config, boot_id=self.boot_id, metadata=service, clock=self.clock, random=random
             )
         books = Books(
             opening,
@@ -279,6 +282,7 @@ async def rig(
     (directory / "access_key_id").write_text(KEY)
     (directory / "access_key_secret").write_text(SECRET)
     calls: list[str] = []
+    passed: list[str] = []
     who = [instance.id]
 
     def become(instance_id: str) -> None:
@@ -290,7 +294,10 @@ async def rig(
     ) -> web.StreamResponse:
         calls.append(request.query.get("Action", "?"))
         with answering():
-            return await handler(request)
+            answer = await handler(request)
+        if answer.status < 300:
+            passed.append(request.query.get("Action", "?"))
+        return answer
 
     api = openapi(world, credentials, faults)
     api.middlewares.append(count)
@@ -309,6 +316,7 @@ async def rig(
                 directory,
                 become,
                 calls,
+                passed,
                 clock=own,
             )
         running.cancel()

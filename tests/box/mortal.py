@@ -256,12 +256,23 @@ class Mortal:
 
 @contextlib.asynccontextmanager
 async def mortal(
-    directory: Path, random: Random, *, point: Point = pass_by, **pool: float | str
+    directory: Path,
+    random: Random,
+    *,
+    point: Point = pass_by,
+    instance_type: str = "ecs.g7.xlarge",
+    **pool: float | str,
 ) -> AsyncIterator[Mortal]:
     """A rig in virtual time, and nobody living on it yet. Call on a loop of virtual time."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
-    async with rig(directory, box_clock=CloudClock(), own_clock=AllocatorClock(), answering=loop.answering) as cloud:
+    async with rig(
+        directory,
+        instance_type=instance_type,
+        box_clock=CloudClock(),
+        own_clock=AllocatorClock(),
+        answering=loop.answering,
+    ) as cloud:
         life = Mortal(cloud, random, point=point, **pool)
         for name in ("wait_card", "prepare_card", "retire_card", "park_card"):
             life.stand_before(name)

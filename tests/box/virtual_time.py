@@ -43,12 +43,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._working > 0
 
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:
-        begun = ended = False
+        begun = finished = ended = False
 
         def end() -> None:
             nonlocal ended
             self._working -= not ended
             ended = True
+
+        def finish() -> None:
+            nonlocal finished
+            finished = True
+            # Where who asked for it was cancelled it worked on until now. Else its result comes right after this.
+            if future.cancelled():
+                end()
 
         def job() -> Any:
             nonlocal begun
@@ -56,13 +63,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             try:
                 return func(*args)
             finally:
-                # Where who asked for it was cancelled it worked on until now. Else its result comes right after this.
                 with contextlib.suppress(RuntimeError):
-                    self.call_soon_threadsafe(lambda: end() if future.cancelled() else None)
+                    self.call_soon_threadsafe(finish)
 
         self._working += 1
         future: asyncio.Future[Any] = super().run_in_executor(executor, job)
-        future.add_done_callback(lambda done: None if done.cancelled() and begun else end())
+        future.add_done_callback(lambda done: None if done.cancelled() and begun and not finished else end())
         return future
 
     def outside(self, work: asyncio.Future[Any]) -> None:
