@@ -30,13 +30,27 @@ from eniallocator.opening import Opening
 from eniallocator.plan import CardView, Demand, Limits
 from eniallocator.pool import Pool
 from eniallocator.records import AddressRecord, Change, Drop, EniRecord, LeaseRecord, Put, RoutedAddress, Use
+from eniallocator.recover import recover
 from eniallocator.routed import Routed
 from eniallocator.store import Store
 from eniallocator.waiting import Outlook, Ticket, overdue
 from eniway import log, metrics
 from eniway.config import NodeConfig
 from eniway.errors import ConflictError, DeadlineExceeded, InvalidRequest, InvariantBroken, NotReady
-from eniway.model import UNLIMITED, Bandwidth, Capacity, Card, Kind, Lease, LeaseKey, PodRef, Slot, VSwitchId, Wish
+from eniway.model import (
+    UNLIMITED,
+    Bandwidth,
+    Capacity,
+    Card,
+    Kind,
+    Lease,
+    LeaseKey,
+    PodRef,
+    Sandbox,
+    Slot,
+    VSwitchId,
+    Wish,
+)
 
 _log = log.get(__name__)
 
@@ -259,6 +273,20 @@ class Books:
     def primary(self) -> Card:
         """The instance's own card."""
         return self._inventory.primary().card
+
+    async def recover(
+        self, sandboxes: Collection[Sandbox], routed_to: Mapping[LeaseKey, Collection[IPv4Address]]
+    ) -> int:
+        """After a lost ledger: leases of running pods; how many.
+
+        ``sandboxes``: living ones; ``routed_to``: the addresses that the kernel routes to each.
+        """
+        recovered = 0
+        for sandbox, changes in recover(sandboxes, routed_to, self._inventory, wall=self._clock.wall()):
+            _log.warning("a lease is known again", pod=str(sandbox.pod), container=sandbox.key.container_id)
+            await self._store.settle(*changes)
+            recovered += 1
+        return recovered
 
     async def settle_orphans(self, in_use: Collection[object]) -> None:
         """After a lost ledger.

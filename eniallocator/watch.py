@@ -20,7 +20,7 @@ GROWTH: Final = 1.5
 LONGEST: Final = 15.0
 """Seconds between two looks, at most."""
 GATHER: Final = 2.0
-"""Whoever is due within this time is looked at together: no longer, or an answer might be older than what it is about."""
+"""Whoever is due within this time is looked at together: no longer, or it would be looked at too early to be told."""
 HURRY: Final = 0.3
 """The link of a card and its status follow each other as closely, in either order."""
 

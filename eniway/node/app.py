@@ -24,7 +24,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from cni import conflist
+from cni import conflist, results
 from cni.handler import Handler
 from cni.server import Door
 from datapath.borders import Borders
@@ -115,6 +115,7 @@ async def run(config: NodeConfig, *, node: str) -> None:  # noqa: PLR0915 -- a c
             turn=handler.turn,
             trusted=not opening.rebuilt,
             mended=bandwidth.mended,
+            remembered=results.remembered,
         )
         publisher = NodeNetworkPublisher(
             client, node=node, status=books.status, changed=books.status_changed, random=random

@@ -178,7 +178,12 @@ class Rig:
         )
         async with Metadata(config.cloud.metadata) as service:
             opening = await open_ledger(
-                ledger or self.ledger, config=config, boot_id=self.boot_id, metadata=service, clock=self.clock, random=random
+                ledger or self.ledger,
+                config=config,
+                boot_id=self.boot_id,
+                metadata=service,
+                clock=self.clock,
+                random=random,
             )
         books = Books(
             opening,

@@ -1,8 +1,8 @@
 """Time that moves only when nobody is at work: an event loop for long stories in short time.
 
 Threads and sockets do their part in real time, and meanwhile the loop's time stands still. When nothing is left to do
-but to wait for a timer, the loop's time is that timer's. Who works outside the loop has to be counted: jobs of executors
-are, unless they wait for a handler of this same loop (``answering``), and whatever ``outside`` is told of.
+but to wait for a timer, the loop's time is that timer's. Who works outside the loop has to be counted: jobs of
+executors are, unless they wait for a handler of this same loop (``answering``), and whatever ``outside`` is told of.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Whether somebody outside is about to do something."""
         return self._working > 0
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
         begun = finished = ended = False
 
         def end() -> None:
@@ -90,7 +90,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             self._working += 1
 
 
-class _Selector(selectors.DefaultSelector):  # type: ignore[misc,valid-type]  # chosen at run time
+class _Selector(selectors.DefaultSelector):
     def __init__(self, loop: VirtualLoop) -> None:
         super().__init__()
         self._loop = loop

@@ -13,6 +13,7 @@ import logging
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -21,7 +22,7 @@ from eniway import log
 from eniway.errors import CapacityError, EniwayError, NotReady
 from tests.box import virtual_time
 from tests.box.allocator_world import SECRET
-from tests.box.mortal import COOLDOWN, Mortal, mortal
+from tests.box.mortal import COOLDOWN, IN_MEMORY, Mortal, mortal
 from vpcbox.faults import Kind, Rule
 
 WRITES = [
@@ -192,7 +193,7 @@ class Story:
 async def story(seed: int, steps: int) -> Story:
     """One story on a rig of its own."""
     random = Random(seed)
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as directory:
         async with mortal(Path(directory), random, exclusive_slots=1, cooldown_seconds=COOLDOWN) as life:
             told = Story(life, random)
             await told.tell(steps)
@@ -214,7 +215,7 @@ def main() -> int:
     for seed in seeds:
         sys.stdout.write(f"books: seed {seed}, {options.each} steps\n")
         sys.stdout.flush()
-        told = virtual_time.run(lambda seed=seed: story(seed, options.each))
+        told = virtual_time.run(partial(story, seed, options.each))
         done += options.each
         sys.stdout.write(f"  {told.life.lives} lives, {len(told.life.cloud.calls)} calls, {told.steps}\n")
         if done >= options.steps:
