@@ -60,6 +60,11 @@ boxtest: box
 bench: box ## the figures, measured
 	@$(BIN)/python -m tests.bench
 
+.PHONY: soak
+STEPS ?= 10000
+soak: venv ## long stories of faults and kills: STEPS=10000
+	@$(BIN)/python -m tests.soak.books --steps $(STEPS) --log critical
+
 SUITE ?= cni
 KIND ?= shared
 conformance: box ## suites of others: SUITE=cni|e2e|cyclonus KIND=shared|exclusive|mixed

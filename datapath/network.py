@@ -236,6 +236,10 @@ class Network:
         """Addresses that the node routes to its pods, whoever knows of them."""
         return await self._run(None, _observe_addresses)
 
+    async def observe_routed(self) -> Mapping[LeaseKey, frozenset[IPv4Address]]:
+        """The same for each lease that has a link on the node, read from the links' ifalias."""
+        return await self._run(None, _observe_routed)
+
     async def remove_orphan(self, key: LeaseKey) -> None:
         """Remove what the node's side holds of a lease that nobody knows."""
         await self._run("remove_orphan", lambda: _remove_orphan(key), slow=True)
@@ -402,6 +406,11 @@ def _observe_leases() -> Mapping[LeaseKey, str]:
 def _observe_addresses() -> frozenset[IPv4Address]:
     with kernel.opened() as opened:
         return observe.addresses(opened)
+
+
+def _observe_routed() -> Mapping[LeaseKey, frozenset[IPv4Address]]:
+    with kernel.opened() as opened:
+        return observe.routed_to(opened)
 
 
 def _remove_orphan(key: LeaseKey) -> None:

@@ -170,6 +170,17 @@ def addresses(kernel: Kernel) -> frozenset[IPv4Address]:
     return frozenset(route.destination.network_address for route in found if route.dev is not None)
 
 
+def routed_to(kernel: Kernel) -> Mapping[LeaseKey, frozenset[IPv4Address]]:
+    """Addresses that are routed to each lease's link."""
+    keys = {name: key for key, name in leases(kernel).items()}
+    links = {kernel.indexes[Netns.NODE, name]: name for name in keys}
+    found: dict[LeaseKey, set[IPv4Address]] = {}
+    for route in _routes(kernel, Netns.NODE, names.TABLE_PODS, links):
+        if route.dev is not None:
+            found.setdefault(keys[route.dev], set()).add(route.destination.network_address)
+    return {key: frozenset(addresses) for key, addresses in found.items()}
+
+
 def orphan(kernel: Kernel, key: LeaseKey) -> NetState:
     """What is there, on the node's side, of a lease that nobody knows: its addresses are read off the host routes."""
     found = lease(kernel, key, peer="", card=None, addresses=())

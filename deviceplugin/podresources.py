@@ -161,6 +161,12 @@ class PodResources:
             raise NotReady(f"kubelet cannot list its allocatable resources: {error}") from error
         return frozenset(_ours(answer.devices))
 
+    async def slots(self) -> frozenset[Slot]:
+        """The slots kubelet may give away, and those that a pod has, healthy or not. NotReady as above."""
+        free = await self.allocatable()
+        given = await self.list()
+        return free.union(*given.values())
+
     async def _call(self, method: str, request: Message, response: type[_Response]) -> _Response:
         """Call, again with jitter while kubelet is busy (its rate limit) or away, for at most _PATIENCE_SECONDS."""
         if self._channel is None:

@@ -18,9 +18,11 @@ from eniallocator import publish
 from eniallocator.careers import Kernel
 from eniallocator.clock import Clock
 from eniallocator.cloud.api import CloudApi
+from eniallocator.cloud.switch import Switch
 from eniallocator.conditions import Conditions
 from eniallocator.devices import Device, devices
 from eniallocator.grants import Grants, Turn
+from eniallocator.handover import KubeletSlots
 from eniallocator.inventory import Inventory
 from eniallocator.ledger import Ledger
 from eniallocator.lifecycle import State
@@ -28,13 +30,27 @@ from eniallocator.opening import Opening
 from eniallocator.plan import CardView, Demand, Limits
 from eniallocator.pool import Pool
 from eniallocator.records import AddressRecord, Change, Drop, EniRecord, LeaseRecord, Put, RoutedAddress, Use
+from eniallocator.recover import recover
 from eniallocator.routed import Routed
 from eniallocator.store import Store
 from eniallocator.waiting import Outlook, Ticket, overdue
 from eniway import log, metrics
 from eniway.config import NodeConfig
 from eniway.errors import ConflictError, DeadlineExceeded, InvalidRequest, InvariantBroken, NotReady
-from eniway.model import UNLIMITED, Bandwidth, Capacity, Card, Kind, Lease, LeaseKey, PodRef, Slot, VSwitchId, Wish
+from eniway.model import (
+    UNLIMITED,
+    Bandwidth,
+    Capacity,
+    Card,
+    Kind,
+    Lease,
+    LeaseKey,
+    PodRef,
+    Sandbox,
+    Slot,
+    VSwitchId,
+    Wish,
+)
 
 _log = log.get(__name__)
 
@@ -63,7 +79,7 @@ class Books:
     """Open with ``eniallocator.opening.open_ledger`` first; then everything but ``run`` answers without the cloud.
 
     Deadlines are monotonic times of ``clock``. ``fell_back`` is told of each pod that got a routed address because
-    there was no shared one, and why.
+    there was no shared one, and why; ``kubelet`` tells which slots it may give away or has given away.
     """
 
     def __init__(
@@ -77,6 +93,8 @@ class Books:
         random: Random,
         new_id: Callable[[], str],
         fell_back: Callable[[PodRef, str], None],
+        kubelet: KubeletSlots,
+        switch: Switch,
     ) -> None:
         self._config = config
         self._identity = opening.identity
@@ -121,6 +139,8 @@ class Books:
             demand=self._demand,
             changed=self._changed,
             primary_seen=self._routed.seen,
+            kubelet=kubelet,
+            switch=switch,
         )
         self._grants = Grants(
             self._inventory,
@@ -163,6 +183,7 @@ class Books:
             raise NotReady(f"an ADD for {key.alias} is waiting already")
         self._check_slot(kind, slot)
         if kind is Kind.EXCLUSIVE and slot is not None:
+            self._pool.want(slot)
             await self._send_home(slot, pod, deadline)
         routed_at = started + self._config.shared_patience_seconds if else_routed else None
         ticket = Ticket(key, pod, kind, slot, netns, routed_at, bandwidth, asyncio.get_running_loop().create_future())
@@ -253,6 +274,20 @@ class Books:
         """The instance's own card."""
         return self._inventory.primary().card
 
+    async def recover(
+        self, sandboxes: Collection[Sandbox], routed_to: Mapping[LeaseKey, Collection[IPv4Address]]
+    ) -> int:
+        """After a lost ledger: leases of running pods; how many.
+
+        ``sandboxes``: living ones; ``routed_to``: the addresses that the kernel routes to each.
+        """
+        recovered = 0
+        for sandbox, changes in recover(sandboxes, routed_to, self._inventory, wall=self._clock.wall()):
+            _log.warning("a lease is known again", pod=str(sandbox.pod), container=sandbox.key.container_id)
+            await self._store.settle(*changes)
+            recovered += 1
+        return recovered
+
     async def settle_orphans(self, in_use: Collection[object]) -> None:
         """After a lost ledger.
 
@@ -291,6 +326,7 @@ class Books:
     def want_slot(self, slot: Slot) -> None:
         """A pod will come for this slot: have its card attached."""
         self._wanted.add(slot)
+        self._pool.want(slot)
         self._changed()
 
     def devices(self) -> Sequence[Device]:
@@ -341,6 +377,10 @@ class Books:
         """Return when ``status()`` may have changed: a moment after, since a burst of pods is many changes."""
         await self._status_signal.wait()
         await self._clock.sleep(GATHER_SECONDS)
+
+    def wake(self) -> None:
+        """Something that the books do not see has changed: what may be asked of the cloud."""
+        self._changed()
 
     async def run(self) -> None:
         """Keep cards and addresses ahead of demand, for ever."""

@@ -32,10 +32,19 @@ class CloudConfig(_Strict, frozen=True):
     """URL that serves ECS and VPC, scheme included; empty: the region's own VPC endpoints over https."""
     metadata: str = "http://100.100.100.200"
     """Base URL of the instance metadata service."""
+    authentication: Literal["files", "ram-role", "oidc"] = "files"
+    """Where keys come from: files of a Secret; the RAM role of the instance; a RAM role by OIDC (RRSA), as ACK's pod
+    identity webhook sets it up."""
     credentials: str = names.CREDENTIALS_DIRECTORY
-    """Directory with the files access_key_id and access_key_secret."""
+    """For ``files``: directory with access_key_id, access_key_secret and, of a session, security_token."""
+    ram_role: str = ""
+    """For ``ram-role``: its name; empty: the one the instance has."""
     calls_per_minute: Annotated[int, msgspec.Meta(ge=1)] = 60
     """Most calls of one Action in a minute that this node makes; quotas are per account, region and Action."""
+    api_quota_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
+    """Most of the account's quota of an Action that this node, or the operator, takes: the rest is other users'."""
+    api_quotas: dict[Id, Annotated[int, msgspec.Meta(ge=1)]] = {}
+    """The account's quotas by Action, calls a minute, as the Quota Center shows them, where they are not the usual."""
 
 
 class PoolConfig(_Strict, frozen=True):
@@ -45,13 +54,16 @@ class PoolConfig(_Strict, frozen=True):
     """Free addresses for shared pods that the node keeps at hand: fewer, and it asks the cloud for more."""
     max_idle_addresses: Count = 10
     """Free addresses that it keeps at most: more, and it gives some back; the gap to the minimum spares calls."""
-    exclusive_slots: Annotated[int, msgspec.Meta(ge=0, le=64)] = 1
+    exclusive_slots: Annotated[int, msgspec.Meta(ge=0, le=64)] | Literal["auto"] = 1
     """ENI slots kept for pods with ``aliyun/eni``: the highest ones; the others carry shared pods.
 
-    One slot always stays for shared pods, so an instance type with two ENIs offers none by default.
+    ``auto``: every slot but the first is for either, whoever comes first. One slot always stays for shared pods, so an
+    instance type with two ENIs offers none by default.
     """
     warm_exclusive: Annotated[int, msgspec.Meta(ge=0, le=64)] = 1
     """Exclusive cards attached ahead of demand."""
+    idle_seconds: Seconds = 300.0
+    """How long addresses beyond max_idle_addresses, and cards beyond warm_exclusive, lie idle before they go back."""
     cooldown_seconds: Seconds = 30.0
     """How long a released address is not handed out again."""
 

@@ -126,6 +126,18 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Sandbox:
+    """A pod's attachment as the container runtime remembers it."""
+
+    key: LeaseKey
+    pod: PodRef
+    netns: str
+    """Path of its network namespace."""
+    addresses: tuple[IPv4Address, ...]
+    """Those of the result that its ADD had."""
+
+
+@dataclass(frozen=True, slots=True)
 class Capacity:
     """The four words of capacity, for slots or addresses: free = in_service + growable - cooling - orphaned - used."""
 

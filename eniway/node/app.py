@@ -24,7 +24,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from cni import conflist
+from cni import conflist, results
 from cni.handler import Handler
 from cni.server import Door
 from datapath.borders import Borders
@@ -32,10 +32,9 @@ from deviceplugin.allocations import Allocations
 from deviceplugin.podresources import PodResources
 from deviceplugin.registration import DevicePlugin
 from eniallocator import Books, SystemClock, open_ledger
-from eniallocator.cloud.credentials import KeyFiles
-from eniallocator.cloud.ecs import EcsCloud
-from eniallocator.cloud.limiter import Limiter
 from eniallocator.cloud.metadata import Metadata
+from eniallocator.cloud.opening import open_cloud
+from eniallocator.cloud.switch import Switch
 from eniallocator.opening import Opening
 from eniway import config as configuration
 from eniway import http, log, metrics, names
@@ -86,15 +85,14 @@ async def _serve(  # noqa: PLR0915 -- a composition root: it only lists
             clock=clock,
             random=random,
         )
-        cloud = EcsCloud(
-            region=opening.identity.region,
-            endpoint=config.cloud.endpoint,
-            keys=KeyFiles(Path(config.cloud.credentials)),
-            limiter=Limiter(calls_per_minute=config.cloud.calls_per_minute, clock=clock, random=random),
-            clock=clock,
+        switch = await Switch.at(Path(names.SWITCH_FILE))
+        cloud = await stack.enter_async_context(
+            open_cloud(config.cloud, region=opening.identity.region, switch=switch, clock=clock, random=random)
         )
-        stack.callback(cloud.close)
         recorder = Recorder(client, node=node, clock=clock.monotonic, new_id=lambda: uuid.uuid4().hex[:16])
+        allocations = Allocations(now=clock.monotonic())
+        pods = PodResources(allocations)
+        stack.push_async_callback(pods.close)
         books = Books(
             opening,
             config=config,
@@ -104,15 +102,14 @@ async def _serve(  # noqa: PLR0915 -- a composition root: it only lists
             random=random,
             new_id=lambda: uuid.uuid4().hex,
             fell_back=lambda pod, why: recorder.tell(Event(pod, "Normal", "RoutedInstead", why)),
+            kubelet=pods.slots,
+            switch=switch,
         )
         stack.push_async_callback(books.close)
         if config.networkpolicy:
             network.guard = stack.enter_context(
                 Policies(client, config=config, leases=books.leases, tell=recorder.tell, random=random)
             )
-        allocations = Allocations(now=clock.monotonic())
-        pods = PodResources(allocations)
-        stack.push_async_callback(pods.close)
         handler = Handler(books, network, pods, add_seconds=config.add_deadline_seconds, default=config.default_wish)
         door = Door(handler.handle)
         bandwidth = BandwidthFollower(
@@ -129,6 +126,7 @@ async def _serve(  # noqa: PLR0915 -- a composition root: it only lists
             turn=handler.turn,
             trusted=not opening.rebuilt,
             mended=bandwidth.mended,
+            remembered=results.remembered,
         )
         await _tell_host(opening, books.primary)
         publisher = NodeNetworkPublisher(
@@ -156,6 +154,7 @@ async def _serve(  # noqa: PLR0915 -- a composition root: it only lists
             group.create_task(_tell_conditions(books, recorder))
             await network.start(service_cidr=config.service_network, primary=books.primary)
             group.create_task(keep(network.guard, books))
+            group.create_task(switch.follow(books.wake, clock=clock))
             group.create_task(books.run())
             group.create_task(reader.run())
             await _sweep(sweeper)

@@ -16,11 +16,10 @@ from random import Random
 from typing import Final
 
 from eniallocator import SystemClock
-from eniallocator.cloud.credentials import KeyFiles
-from eniallocator.cloud.ecs import EcsCloud
 from eniallocator.cloud.fleet import Fleet
-from eniallocator.cloud.limiter import Limiter
 from eniallocator.cloud.metadata import Metadata
+from eniallocator.cloud.opening import open_cloud
+from eniallocator.cloud.switch import Switch
 from eniallocator.cloud.vpc import VpcRoutes
 from eniway import config as configuration
 from eniway import http, log, names
@@ -72,14 +71,11 @@ async def run(config: NodeConfig, *, connection: Connection, identity: str) -> N
             await nodes.synced()
             await networks.synced()
             region, vpc = await _place(config)
-            cloud = EcsCloud(
-                region=region,
-                endpoint=config.cloud.endpoint,
-                keys=KeyFiles(Path(config.cloud.credentials)),
-                limiter=Limiter(calls_per_minute=config.cloud.calls_per_minute, clock=clock, random=random),
-                clock=clock,
+            switch = await Switch.at(Path(names.SWITCH_FILE))
+            group.create_task(switch.follow(lambda: None, clock=clock))
+            cloud = await stack.enter_async_context(
+                open_cloud(config.cloud, region=region, switch=switch, clock=clock, random=random)
             )
-            stack.callback(cloud.close)
             routes = Routes(
                 config,
                 region=region,

@@ -137,7 +137,7 @@ def test_the_operators_lock_and_port_are_those_of_the_code() -> None:
     (port,) = container["ports"]
     assert str(port["containerPort"]) == config.OperatorConfig().metrics_address.rpartition(":")[2]
     mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
-    assert mounts == {names.CONFIG_FILE, names.CREDENTIALS_DIRECTORY}
+    assert mounts == {names.CONFIG_FILE, names.CREDENTIALS_DIRECTORY, str(Path(names.SWITCH_FILE).parent)}
 
 
 @pytest.mark.parametrize(
