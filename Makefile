@@ -44,7 +44,7 @@ check: venv ## ruff, mypy, import contracts
 	@lint-imports --no-cache >build/imports.log 2>&1 || { cat build/imports.log; exit 1; }
 	@echo "check: ruff, mypy and the import contracts hold"
 
-.PHONY: unit property netns boxtest bench conformance
+.PHONY: unit property netns boxtest bench conformance soak
 unit: venv
 	@echo "unit tests"; pytest tests/unit -q -n 2
 
@@ -78,6 +78,9 @@ matrix: box ## who reaches whom by which path, in boxes with kube-proxy in both 
 dashboards: box ## every query of every panel and rule, asked of a real Prometheus in a box under load
 	@make/prometheus build/prometheus
 	@$(BIN)/python -m tests.dashboards build/prometheus/usr/bin
+
+soak: box ## pods come and go while daemons die, and nothing is lost
+	@$(BIN)/python -m tests.soak
 
 .PHONY: fresh
 fresh: system ## demo and test in a Debian 12 root made from nothing
