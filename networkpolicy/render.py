@@ -115,19 +115,25 @@ def node(endpoints: Collection[Endpoint], family: Family) -> Layout:
 
 
 def inside(endpoint: Endpoint, family: Family, *, nodes: Sequence[Address]) -> Layout:
-    """Of an exclusive pod's namespace; ``nodes``: addresses of its own node, whose packets always pass."""
+    """Of an exclusive pod's namespace; ``nodes``: addresses of its own node, whose packets always pass.
+
+    Connections are known from the pod's start on, whether or not a policy selects it: to a filter that came later, those
+    of before would be new.
+    """
     drawn = _Drawing(family)
     card = endpoint.lease.key.ifname
-    jumps: list[Jump] = []
-    neighbours = _NEIGHBOURS if family == 6 else ()
+    first = [_KNOWN, *(_NEIGHBOURS if family == 6 else ())]
+    entering, leaving = list(first), list(first)
+    jumps = [Jump("PREROUTING", f"-i {card} -j {_ours('TO')}")]
     if (program := endpoint.programs.get(Direction.INGRESS)) is not None:
-        own = [f"-s {_host(address)} -j RETURN" for address in nodes if address.version == family]
-        drawn.chains[_ours("TO")] = (_KNOWN, *neighbours, *own, f"-j {drawn.program(program)}")
-        jumps.append(Jump("PREROUTING", f"-i {card} -j {_ours('TO')}"))
+        entering += (f"-s {_host(address)} -j RETURN" for address in nodes if address.version == family)
+        entering.append(f"-j {drawn.program(program)}")
     if (program := endpoint.programs.get(Direction.EGRESS)) is not None:
-        drawn.chains[_ours("FROM")] = (_KNOWN, *neighbours, f"-j {drawn.program(program)}")
+        leaving.append(f"-j {drawn.program(program)}")
+        drawn.chains[_ours("FROM")] = tuple(leaving)
         jumps.append(Jump("POSTROUTING", f"-o {card} -j {_ours('FROM')}"))
-    return Layout(tuple(jumps), drawn.chains, drawn.sets) if jumps else EMPTY
+    drawn.chains[_ours("TO")] = tuple(entering)
+    return Layout(tuple(jumps), drawn.chains, drawn.sets)
 
 
 class _Drawing:
