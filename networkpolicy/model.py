@@ -13,6 +13,7 @@ from typing import Final
 
 from datapath.ipset import Element
 from eniway.model import Lease, LeaseKey
+from networkpolicy import index
 from networkpolicy.compiler import compile_policy
 from networkpolicy.index import Change, Index, Tracked, selector_of
 from networkpolicy.terms import Direction, Family, NetSet, Policy, Program, SetRef
@@ -83,6 +84,35 @@ class Model:
     def pod(self, namespace: str, name: str) -> Pod | None:
         """As the API server has it."""
         return self._pods.get(namespace, {}).get(name)
+
+    def programs(self, pod: Pod) -> Mapping[Direction, Program]:
+        """What the policies that select a pod allow it, of this node or not."""
+        policies = self._policies.get(pod.namespace, {})
+        chosen = [policies[name] for name in sorted(policies) if policies[name].subject.matches(pod.labels)]
+        space = self._spaces.get(pod.namespace)
+        audit = space is not None and space.audit
+        programs: dict[Direction, Program] = {}
+        for direction in Direction:
+            isolating = tuple(policy for policy in chosen if policy.of(direction) is not None)
+            if isolating:
+                program = Program(direction, isolating, audit)
+                programs[direction] = self._programs.setdefault(program.key, program)
+        return programs
+
+    def has(self, ref: SetRef, element: Element) -> bool:
+        """Whether a set, of an active policy or not, has an element. Looks through pods: for questions, not packets."""
+        if isinstance(ref, NetSet):
+            return ref.has(element.address)
+        return any(
+            element in index.elements(ref, pod, self._addresses(pod), self._labels_of(pod.namespace))
+            for pod in self._candidates(ref)
+        )
+
+    def pod_at(self, address: bytes) -> Pod | None:
+        """The pod that has an address; looks through all of them."""
+        return next(
+            (pod for pods in self._pods.values() for pod in pods.values() if address in self._addresses(pod)), None
+        )
 
     def take(self) -> Delta:
         """What changed since the last call."""
@@ -246,17 +276,7 @@ class Model:
         if pod is None or pod.host_network:
             self._set_programs(endpoint, {})
             return
-        policies = self._policies.get(pod.namespace, {})
-        chosen = [policies[name] for name in sorted(policies) if policies[name].subject.matches(pod.labels)]
-        space = self._spaces.get(pod.namespace)
-        audit = space is not None and space.audit
-        programs: dict[Direction, Program] = {}
-        for direction in Direction:
-            isolating = tuple(policy for policy in chosen if policy.of(direction) is not None)
-            if isolating:
-                program = Program(direction, isolating, audit)
-                programs[direction] = self._programs.setdefault(program.key, program)
-        self._set_programs(endpoint, programs)
+        self._set_programs(endpoint, self.programs(pod))
 
     def _set_programs(self, endpoint: Endpoint, programs: Mapping[Direction, Program]) -> None:
         before, endpoint.programs = endpoint.programs, programs

@@ -117,8 +117,8 @@ def node(endpoints: Collection[Endpoint], family: Family) -> Layout:
 def inside(endpoint: Endpoint, family: Family, *, nodes: Sequence[Address]) -> Layout:
     """Of an exclusive pod's namespace; ``nodes``: addresses of its own node, whose packets always pass.
 
-    Connections are known from the pod's start on, whether or not a policy selects it: to a filter that came later, those
-    of before would be new.
+    Connections are known from the pod's start on, whether or not a policy selects it: to a filter that came later,
+    those of before would be new.
     """
     drawn = _Drawing(family)
     card = endpoint.lease.key.ifname

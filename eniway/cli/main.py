@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Final
 
-from eniway.cli import node, operator, pods, status, trace
+from eniway.cli import explain, node, operator, pods, status, trace
 from eniway.cli.verb import FAILED, Verb
 from eniway.errors import EniwayError
 
@@ -18,6 +18,7 @@ VERBS: Final[tuple[Verb, ...]] = (
     status.VERB,
     pods.VERB,
     trace.VERB,
+    explain.VERB,
 )
 
 

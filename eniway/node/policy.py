@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import partial
 from ipaddress import IPv4Address
 from random import Random
 from types import TracebackType
@@ -21,11 +20,10 @@ from eniway.config import NodeConfig
 from eniway.errors import KernelError, KubeError
 from eniway.kube.client import MERGE, KubeClient
 from eniway.kube.events import Event
-from eniway.kube.reflector import Reflector
 from eniway.model import Card, Kind, Lease, LeaseKey
+from networkpolicy import feed
 from networkpolicy.enforcer import Enforcer, leave
 from networkpolicy.model import Model
-from networkpolicy.views import NamespaceView, PodView, PolicyView
 
 _log = log.get(__name__)
 AGAIN_SECONDS: Final = 60.0
@@ -98,11 +96,8 @@ class Policies:
 
     async def run(self, *, node: IPv4Address) -> None:
         """Keep policies in force until cancelled; ``node``: this node's address."""
-        reflect = partial(Reflector, self._client, random=self._random)
-        watches = (
-            reflect("/api/v1/namespaces", NamespaceView, store=_Namespaces(self.model, self.enforcer)),
-            reflect("/apis/networking.k8s.io/v1/networkpolicies", PolicyView, store=_Rules(self.model, self.enforcer)),
-            reflect("/api/v1/pods", PodView, store=_Pods(self.model, self.enforcer, self._seen)),
+        watches = feed.watches(
+            self._client, self.model, changed=self.enforcer.wake, local=self._seen, random=self._random
         )
         async with asyncio.TaskGroup() as group:
             for watch in watches:
@@ -162,63 +157,6 @@ class Policies:
         meta = {"uid": lease.pod.uid, "annotations": notes}
         path = f"/api/v1/namespaces/{lease.pod.namespace}/pods/{lease.pod.name}"
         await self._client.request("PATCH", path, body={"metadata": meta}, content_type=MERGE)
-
-
-class _Namespaces:
-    def __init__(self, model: Model, enforcer: Enforcer) -> None:
-        self._model = model
-        self._enforcer = enforcer
-
-    def put(self, _key: str, item: NamespaceView) -> None:
-        self._model.put_namespace(item)
-        self._enforcer.wake()
-
-    def drop(self, key: str) -> None:
-        self._model.drop_namespace(key)
-        self._enforcer.wake()
-
-    def listed(self, keys: set[str]) -> None:
-        for key in self._model.namespaces() - keys:
-            self.drop(key)
-
-
-class _Rules:
-    def __init__(self, model: Model, enforcer: Enforcer) -> None:
-        self._model = model
-        self._enforcer = enforcer
-
-    def put(self, _key: str, item: PolicyView) -> None:
-        self._model.put_policy(item)
-        self._enforcer.wake()
-
-    def drop(self, key: str) -> None:
-        self._model.drop_policy(*key.split("/", 1))
-        self._enforcer.wake()
-
-    def listed(self, keys: set[str]) -> None:
-        for key in self._model.policies() - keys:
-            self.drop(key)
-
-
-class _Pods:
-    def __init__(self, model: Model, enforcer: Enforcer, seen: Callable[[str, str], None]) -> None:
-        self._model = model
-        self._enforcer = enforcer
-        self._seen = seen
-
-    def put(self, _key: str, item: PodView) -> None:
-        self._model.put_pod(item)
-        self._enforcer.wake()
-        if self._model.is_local(item.metadata.namespace, item.metadata.name):
-            self._seen(item.metadata.namespace, item.metadata.name)
-
-    def drop(self, key: str) -> None:
-        self._model.drop_pod(*key.split("/", 1))
-        self._enforcer.wake()
-
-    def listed(self, keys: set[str]) -> None:
-        for key in self._model.pods() - keys:
-            self.drop(key)
 
 
 async def keep(policies: Policies | None, books: Books) -> None:

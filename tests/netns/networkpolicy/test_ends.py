@@ -48,7 +48,7 @@ async def two(vpc: Vpc, nodes: tuple[Node, Node]) -> AsyncIterator[Cluster]:
 
 
 async def test_the_own_node_reaches_its_pods_and_they_reach_it_only_if_allowed(two: Cluster) -> None:
-    """kubelet's probes come from there. Other nodes are addresses like any other."""
+    """The probes of kubelet come from there. Other nodes are addresses like any other."""
     two.policy("deny", DENY)
     await two.in_force()
     node, other = two.nodes
@@ -86,7 +86,7 @@ async def test_a_pod_reaches_itself(two: Cluster) -> None:
 
 
 async def test_services_are_judged_by_where_they_lead(two: Cluster) -> None:
-    """An exclusive pod calls them by its second link, with another address: it is the same pod, at the other end too."""
+    """An exclusive pod calls them by its second link, with another address: to the other end it is the same pod."""
     client = two.members["y/client"]
     for node in two.nodes:
         node.nat(f"-A PREROUTING -d {VIP} -p tcp --dport 80 -j DNAT --to-destination {client.lease.address}:8080")

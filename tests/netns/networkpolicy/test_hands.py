@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -117,7 +118,7 @@ async def test_a_restart_writes_nothing(vpc: Vpc, nodes: tuple[Node, Node], monk
             for member in made.members.values():
                 if member.node == number:
                     model.attach(member.lease)
-            monkeypatch.setattr("networkpolicy.place.Place.apply", lambda _self, change: applied.append(change))
+            monkeypatch.setattr("networkpolicy.place.Place.apply", _noting(applied))
             again.start((), nodes=[node.address])
             async with asyncio.TaskGroup() as group:
                 task = group.create_task(again.run(again=3600))
@@ -154,3 +155,7 @@ async def test_both_back_ends(vpc: Vpc, nodes: tuple[Node, Node], back_end: str)
         made.clear()
         await made.in_force()
         made.verify("none")
+
+
+def _noting(applied: list[object]) -> Callable[[object, object], None]:
+    return lambda _place, change: applied.append(change)
