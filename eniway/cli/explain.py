@@ -39,7 +39,9 @@ async def _ask(options: Namespace) -> Answer:
     number, _, said = str(options.port).partition("/")
     protocol = PROTOCOLS.get((said or "TCP").upper())
     if protocol is None or not number.isdecimal() or not 0 < int(number) < 65536:
-        raise InvalidRequest(f"PORT: expected a number, or one with /TCP, /UDP or /SCTP behind it, got {options.port!r}")
+        raise InvalidRequest(
+            f"PORT: expected a number, or one with /TCP, /UDP or /SCTP behind it, got {options.port!r}"
+        )
     model = Model(4)
     async with KubeClient(await from_kubeconfig(options.kubeconfig)) as client, asyncio.TaskGroup() as group:
         watches = feed.watches(client, model, random=Random())  # noqa: S311 -- spreads retries
