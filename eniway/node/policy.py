@@ -82,7 +82,7 @@ class Policies:
         self._leases = leases
         self._tell = tell
         self._random = random
-        self.model = Model(4)
+        self.model = Model(4, fail_open=config.policy_fail_open)
         self.enforcer = Enforcer(self.model, fail_open=config.policy_fail_open, repaired=self._repaired)
         self._unwritten: asyncio.Queue[Lease] = asyncio.Queue()
 
@@ -107,7 +107,7 @@ class Policies:
                 await watch.synced()
             self.enforcer.start(self._leases(), nodes=[node])
             _log.info("policies are in force", pods=len(self.model.pods()), policies=len(self.model.policies()))
-            group.create_task(self.enforcer.run(again=AGAIN_SECONDS))
+            group.create_task(self.enforcer.run())
             for lease in self._leases():
                 self._seen(lease.pod.namespace, lease.pod.name)
             while True:
@@ -130,17 +130,24 @@ class Policies:
     def _seen(self, namespace: str, name: str) -> None:
         """A pod of ours may not say yet by which address it calls Services."""
         for lease in self._leases():
-            if lease.kind is Kind.EXCLUSIVE and (lease.pod.namespace, lease.pod.name) == (namespace, name):
-                pod = self.model.pod(namespace, name)
-                if pod is not None and lease.pod.uid in pod.uids and pod.service_address != str(lease.service_address):
-                    self._unwritten.put_nowait(lease)
+            if (lease.pod.namespace, lease.pod.name) == (namespace, name) and self._is_untold(lease):
+                self._unwritten.put_nowait(lease)
+
+    def _is_untold(self, lease: Lease) -> bool:
+        pod = self.model.pod(lease.pod.namespace, lease.pod.name)
+        return (
+            lease.kind is Kind.EXCLUSIVE
+            and pod is not None
+            and lease.pod.uid in pod.uids
+            and pod.service_address != str(lease.service_address)
+        )
 
     async def _write(self) -> None:
         """Annotate exclusive pods, one after the other."""
         while True:
             lease = await self._unwritten.get()
             for delay in full_jitter(base=0.5, cap=30, random=self._random):
-                if lease not in self._leases():
+                if lease not in self._leases() or not self._is_untold(lease):
                     break
                 try:
                     await self._annotate(lease)

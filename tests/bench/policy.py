@@ -148,7 +148,7 @@ async def measure(path: str, random: Random) -> list[Figure]:
     loop = asyncio.get_running_loop()
     async with asyncio.TaskGroup() as group:
         enforcer.start([lease(number) for number in range(ENDPOINTS // 2)], nodes=[IPv4Address("10.0.0.9")])
-        running = group.create_task(enforcer.run(again=3600))
+        running = group.create_task(enforcer.run())
         began = time.perf_counter()
         await enforcer.in_force()
         first = time.perf_counter() - began

@@ -168,7 +168,7 @@ async def cluster(vpc: Vpc, nodes: tuple[Node, Node], *, iptables: str = "iptabl
             enforcer = Enforcer(Model(4), path=node.path, iptables=iptables, wait_seconds=20)
             stack.callback(enforcer.close)
             enforcer.start((), nodes=[node.address])
-            task = group.create_task(enforcer.run(again=3600))
+            task = group.create_task(enforcer.run())
             stack.callback(task.cancel)
             enforcers.append(enforcer)
         made = Cluster(vpc, nodes, enforcers, stack.enter_context(Prober()))

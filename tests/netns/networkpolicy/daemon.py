@@ -109,7 +109,7 @@ async def main() -> None:
                 for call in calls:
                     _carry_out(enforcer.model, call)
                 enforcer.start(node.leases, nodes=[node.address])
-                group.create_task(enforcer.run(again=3600))
+                group.create_task(enforcer.run())
                 enforcers.append(enforcer)
             while True:
                 for enforcer in enforcers:

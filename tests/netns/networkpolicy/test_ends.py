@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import closing, suppress
 from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
 
-from eniway.errors import NotReady
+from eniway.errors import KernelError, NotReady
 from eniway.model import Kind
 from networkpolicy.enforcer import Enforcer
 from networkpolicy.model import Model
 from tests.netns.datapath.fabric import SERVICE_CIDR, Namespace, Node, Vpc, instance_address, shared_lease, talk
 from tests.netns.networkpolicy.cluster import Cluster, cluster
+from tests.property.networkpolicy.oracle import allowed as by_the_api
 
 KINDS = (Kind.SHARED, Kind.ROUTED, Kind.EXCLUSIVE)
 DENY: dict[str, Any] = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
@@ -157,7 +158,7 @@ async def test_a_pod_that_the_api_server_has_not_told_of_does_not_start(vpc: Vpc
         enforcer.start((), nodes=[nodes[0].address])
         lease = shared_lease(vpc, nodes[0], vpc.pod())
         async with asyncio.TaskGroup() as group:
-            running = group.create_task(enforcer.run(again=3600))
+            running = group.create_task(enforcer.run())
             if fail_open:
                 await enforcer.prepare(lease)
             else:
@@ -165,3 +166,34 @@ async def test_a_pod_that_the_api_server_has_not_told_of_does_not_start(vpc: Vpc
                     await enforcer.prepare(lease)
             running.cancel()
         enforcer.close()
+
+
+async def test_a_policy_that_the_kernel_refuses_shuts_off_its_own_pods_alone(two: Cluster) -> None:
+    """Such as one whose name no API server would let through."""
+    two.policy('a "b', {"podSelector": {"matchLabels": {"pod": "shared"}}, "ingress": [{}]})
+    two.policy("fine", {"podSelector": {"matchLabels": {"pod": "routed"}}, "ingress": [{"ports": [{"port": 80}]}]})
+    for enforcer in two.enforcers:
+        with suppress(KernelError):
+            await enforcer.in_force()
+        await enforcer.in_force()
+    broken = {str(two.members["x/shared"].lease.address)}
+    two.no_policy('a "b')
+    two.policy(
+        "shut", {"podSelector": {"matchLabels": {"pod": "shared"}}, "policyTypes": ["Ingress"]}
+    )  # for the oracle
+    packets = two.packets()
+    expected = {
+        packet
+        for packet in packets
+        if by_the_api(two.world, packet.source, packet.destination, packet.protocol, packet.port)
+    }
+    assert two.prober.try_all(packets) == expected
+    assert not {packet for packet in expected if packet.destination in broken}
+    two.policy('a "b', {"podSelector": {"matchLabels": {"pod": "late"}}, "ingress": [{}]})
+    with pytest.raises(KernelError, match="refused the rules"):
+        await two.start("x/late", Kind.SHARED, 0)
+    await two.start("x/fine", Kind.SHARED, 0)
+    two.no_policy("shut")
+    two.no_policy('a "b')
+    await two.in_force()
+    two.verify("after it has gone")

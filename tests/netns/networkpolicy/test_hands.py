@@ -121,7 +121,7 @@ async def test_a_restart_writes_nothing(vpc: Vpc, nodes: tuple[Node, Node], monk
             monkeypatch.setattr("networkpolicy.place.Place.apply", _noting(applied))
             again.start((), nodes=[node.address])
             async with asyncio.TaskGroup() as group:
-                task = group.create_task(again.run(again=3600))
+                task = group.create_task(again.run())
                 await again.in_force()
                 task.cancel()
             again.close()
