@@ -146,7 +146,7 @@ class Cluster:
             for packet in packets
             if allowed(self.world, packet.source, packet.destination, packet.protocol, packet.port)
         }
-        arrived = self.prober.try_all(packets)
+        arrived = self.prober.try_all(packets, awaited=expected)
         names = {str(member.lease.address): f"{name} {member.lease.kind}" for name, member in self.members.items()}
 
         def told(some: set[Packet]) -> list[str]:

@@ -187,7 +187,7 @@ async def test_a_policy_that_the_kernel_refuses_shuts_off_its_own_pods_alone(two
         for packet in packets
         if by_the_api(two.world, packet.source, packet.destination, packet.protocol, packet.port)
     }
-    assert two.prober.try_all(packets) == expected
+    assert two.prober.try_all(packets, awaited=expected) == expected
     assert not {packet for packet in expected if packet.destination in broken}
     two.policy('a "b', {"podSelector": {"matchLabels": {"pod": "late"}}, "ingress": [{}]})
     with pytest.raises(KernelError, match="refused the rules"):
