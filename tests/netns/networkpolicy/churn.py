@@ -113,6 +113,10 @@ def _run(made: Cluster, *, updates: int, kills: int, random: Random) -> Outcome:
         daemon.kill()
     good, bad = (counted(senders[name].netns, "raw", "OUTPUT") for name in ("x/good", "y/bad"))
     received = [counted(made.members[target].netns, "filter", "INPUT") for target in TARGETS]
+    patience = time.monotonic() + 3
+    while sum(good) > sum(counts[0] for counts in received) and time.monotonic() < patience:
+        # A busy machine may have the last ones under way.
+        received = [counted(made.members[target].netns, "filter", "INPUT") for target in TARGETS]
     return Outcome(
         updates=updates,
         kills=kills,

@@ -91,7 +91,7 @@ class Prober:
         return {packet for end in self.ends.values() for packet in self._read(end)}
 
     def try_all(self, packets: Sequence[Packet], *, awaited: Collection[Packet] = ()) -> set[Packet]:
-        """Send them; those that arrived. ``awaited`` are given time: what was sent before them has come by then, too."""
+        """Send them; those that arrived. ``awaited`` are given time: what was sent before has come by then, too."""
         self.arrived()
         for packet in packets:
             self.send(packet)
