@@ -106,9 +106,9 @@ class Enforcer:
         """The model may have changed."""
         self._wanted.set()
 
-    def settle(self, leases: Callable[[], Collection[Lease]]) -> None:
+    def settle(self, leases: Collection[Lease]) -> None:
         """Follow the books: pods that they know no more are given up, and all places are read again soon."""
-        held = {lease.key: lease for lease in leases()}
+        held = {lease.key: lease for lease in leases}
         for key in [key for key in self.model.endpoints if key not in held]:
             self.model.detach(key)
         for lease in held.values():

@@ -112,7 +112,7 @@ class Policies:
                 self._seen(lease.pod.namespace, lease.pod.name)
             while True:
                 await asyncio.sleep(AGAIN_SECONDS)
-                self.enforcer.settle(self._leases)
+                self.enforcer.settle(self._leases())
 
     async def prepare(self, lease: Lease) -> None:
         """As the enforcer's; other nodes are told of the pod's addresses meanwhile."""

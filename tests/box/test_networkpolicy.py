@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from demo.application import ready
 from demo.box import Box
 from demo.kube import ApiError, Kube, Object
 from tests.box import hold
@@ -75,7 +76,7 @@ def test_policies_hold_for_pods_of_all_kinds_from_their_start(box: Box, kube: Ku
     names = {one["metadata"]["name"] for one in servers}
 
     def running(found: list[Object]) -> list[Object] | None:
-        there = [one for one in found if one["metadata"]["name"] in names and hold.ready([one], 1)]
+        there = [one for one in found if one["metadata"]["name"] in names and ready([one], 1)]
         return there if len(there) == len(names) else None
 
     # kubelet's probes come from the own node and pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -19,7 +19,7 @@ from tests.property.networkpolicy.worlds import view
 SPACES = ("x", "y", "z")
 NAMES = ("a", "b", "c")
 PORTS = (80, 81)
-LAYOUT = {
+LAYOUT: dict[Kind, Callable[[Vpc, Node, Namespace], Lease]] = {
     Kind.SHARED: shared_lease,
     Kind.ROUTED: routed_lease,
 }

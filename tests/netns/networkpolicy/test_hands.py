@@ -78,7 +78,7 @@ async def test_what_others_changed_is_put_back(nine_pods: Cluster) -> None:
     assert [state(where) for where in places] != before
     for number, enforcer in enumerate(nine_pods.enforcers):
         leases = [member.lease for member in nine_pods.members.values() if member.node == number]
-        enforcer.settle(lambda leases=leases: leases)
+        enforcer.settle(leases)
     await nine_pods.in_force()
     after = [state(where) for where in places]
     marks = [line for line in before[0].splitlines() if "ENIWAY-MARK" in line or "ENIWAY-KEEP" in line]
@@ -144,8 +144,6 @@ async def test_both_back_ends(vpc: Vpc, nodes: tuple[Node, Node], back_end: str)
         await made.in_force()
         made.verify(back_end)
         for enforcer in made.enforcers:
-            repairs: list[str] = []
-            enforcer._repaired = lambda _lease, what, repairs=repairs: repairs.append(what)
             for site in enforcer._sites():
                 held, sets = site.place.observe()
                 assert site.held is not None
