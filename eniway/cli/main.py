@@ -8,13 +8,15 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Final
 
-from eniway.cli import node, operator
+from eniway.cli import explain, extender, node, operator
 from eniway.cli.verb import FAILED, Verb
 from eniway.errors import EniwayError
 
 VERBS: Final[tuple[Verb, ...]] = (
     node.VERB,
     operator.VERB,
+    extender.VERB,
+    explain.VERB,
 )
 
 

@@ -8,7 +8,7 @@ ten thousand objects in tens of milliseconds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing
 from random import Random
 from typing import Final, Generic, TypeVar
@@ -19,7 +19,7 @@ from eniway import log
 from eniway.backoff import full_jitter
 from eniway.errors import KubeError
 from eniway.kube.client import KubeClient
-from eniway.kube.views import ObjectMeta, View
+from eniway.kube.views import Meta, ObjectMeta, View
 
 _V = TypeVar("_V", bound=View)
 _log = log.get(__name__)
@@ -55,7 +55,10 @@ class _Status(msgspec.Struct, frozen=True):
 
 
 class Reflector(Generic[_V]):
-    """``items`` while ``run`` runs. ``path`` is a collection's, such as /api/v1/nodes."""
+    """``items`` while ``run`` runs. ``path`` is a collection's, such as /api/v1/nodes.
+
+    ``told``: called with the key of each object that is there, new, changed or, with None, gone.
+    """
 
     def __init__(
         self,
@@ -66,6 +69,7 @@ class Reflector(Generic[_V]):
         random: Random,
         query: Mapping[str, str] | None = None,
         page: int = PAGE,
+        told: Callable[[str, _V | None], None] | None = None,
     ) -> None:
         self._client = client
         self._path = path
@@ -73,6 +77,7 @@ class Reflector(Generic[_V]):
         self._random = random
         self._query = dict(query or {})
         self._page = page
+        self._told = told or (lambda _key, _item: None)
         self._items: dict[str, _V] = {}
         self._version: str | None = None
         self._synced = asyncio.Event()
@@ -125,11 +130,15 @@ class Reflector(Generic[_V]):
             page = _decoded(await self._client.read(self._path, query=query), msgspec.json.Decoder(_Page), self._path)
             for raw in page.items:
                 if (item := self._decode(raw)) is not None:
-                    items[_key(item.metadata)] = item
+                    key = _key(item.metadata)
+                    items[key] = item
+                    self._told(key, item)
             if not page.metadata.continue_:
                 break
             query["continue"] = page.metadata.continue_
-        self._items = items
+        gone, self._items = self._items.keys() - items.keys(), items
+        for key in gone:
+            self._told(key, None)
         self._announce()
         self._synced.set()
         return page.metadata.resource_version
@@ -151,10 +160,12 @@ class Reflector(Generic[_V]):
         meta = _decoded(event.object, msgspec.json.Decoder(_Bare), self._path).metadata
         if event.type in ("ADDED", "MODIFIED", "DELETED"):
             item = self._decode(event.object) if event.type != "DELETED" else None
+            key = _key(meta)
             if item is None:
-                self._items.pop(_key(meta), None)
+                self._items.pop(key, None)
             else:
-                self._items[_key(meta)] = item
+                self._items[key] = item
+            self._told(key, item)
             self._announce()
         return meta.resource_version
 
@@ -183,5 +194,5 @@ def _decoded(raw: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[_T], path: 
         raise KubeError(f"{path}: {error}") from error
 
 
-def _key(meta: ObjectMeta) -> str:
+def _key(meta: Meta) -> str:
     return f"{meta.namespace}/{meta.name}" if meta.namespace else meta.name

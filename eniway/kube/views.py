@@ -25,11 +25,25 @@ class ObjectMeta(msgspec.Struct, frozen=True, gc=False):
     owners: tuple[OwnerReference, ...] = msgspec.field(default=(), name="ownerReferences")
 
 
+class Meta(Protocol):
+    """What a copy of a collection has to know of an object."""
+
+    @property
+    def name(self) -> str:
+        """Unique in its namespace."""
+        ...
+
+    @property
+    def namespace(self) -> str:
+        """Empty for cluster-scoped ones."""
+        ...
+
+
 class View(Protocol):
     """An object as far as it is read."""
 
     @property
-    def metadata(self) -> ObjectMeta:
+    def metadata(self) -> Meta:
         """Who it is."""
         ...
 
