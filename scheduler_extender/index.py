@@ -1,8 +1,9 @@
 """All nodes' room, kept up to date event by event, so that one filter costs one look-up a node. Pure.
 
 Whose place on a node is taken: pods bound there and not finished, pods held for, and pods that have just gone. The last
-are counted until the daemon has told of the node again (by then they are in its cooling, or still among its holders),
-or for ``GONE_SECONDS``, since it does not tell again where nothing has changed.
+are counted until the daemon has told of the node after that (by then they are in its cooling, or still among its
+holders), or for ``GONE_SECONDS``, since it does not tell again where nothing has changed. What came after what is told
+by resource versions, for two watches may run apart by seconds.
 """
 
 from __future__ import annotations
@@ -24,6 +25,17 @@ GONE_SECONDS: Final = 10.0
 _REMEMBERED: Final = 10_000
 
 
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A pod that has left its node."""
+
+    need: Need
+    until: float
+    """It counts no longer than that."""
+    version: int
+    """Resource version of the news; 0: not known."""
+
+
 @dataclass(slots=True)
 class NodeView:
     """One node, as the index has it."""
@@ -33,8 +45,7 @@ class NodeView:
     """Of the daemon's pod; None: there is none, so that the NodeNetwork alone counts."""
     bound: dict[PodUid, Need] = field(default_factory=dict)
     held: dict[PodUid, Need] = field(default_factory=dict)
-    gone: dict[PodUid, tuple[Need, float]] = field(default_factory=dict)
-    """Need, and until when it counts."""
+    gone: dict[PodUid, Gone] = field(default_factory=dict)
     group: Group = ()
     room: Room | None = None
 
@@ -45,7 +56,7 @@ class NodeView:
 
     def takers(self, *, held: bool = True, but: PodUid | None = None) -> dict[PodUid, Need]:
         """Whose places are taken: without those held for, or without one pod's."""
-        taken = {uid: need for uid, (need, _) in self.gone.items()}
+        taken = {uid: gone.need for uid, gone in self.gone.items()}
         if held:
             taken |= self.held
         taken |= self.bound
@@ -90,15 +101,16 @@ class CapacityIndex:
 
     # -- what the API server says
 
-    def set_network(self, name: str, network: NodeNetwork | None) -> None:
+    def set_network(self, name: str, network: NodeNetwork | None, version: int) -> None:
         """A NodeNetwork was made or changed; None: it is gone."""
         node = self._node(name)
         node.status = network.status if network else None
-        node.gone.clear()
-        self._gone.pop(name, None)
+        node.gone = {uid: gone for uid, gone in node.gone.items() if not 0 < gone.version < version}
+        if not node.gone:
+            self._gone.pop(name, None)
         self._refresh(name, node)
 
-    def set_pod(self, key: str, pod: Pod | None, *, now: float) -> Sequence[PodUid]:
+    def set_pod(self, key: str, pod: Pod | None, version: int, *, now: float) -> Sequence[PodUid]:
         """A pod, by namespace/name, was made or changed; None: it is gone.
 
         Returns the UIDs for which nothing need be held any more: bound, finished or gone.
@@ -124,7 +136,7 @@ class CapacityIndex:
             if pod is not None and (pod.spec.node_name or pod.finished):
                 settled.append(after.uid)
         if before is not None and before.node and before != after:
-            self._leave(before, now)
+            self._leave(before, version, now)
         if after is not None and after.node and pod is not None and (need := need_of(pod)) is not None:
             node = self._node(after.node)
             if node.bound.get(after.uid) is not need:
@@ -132,7 +144,7 @@ class CapacityIndex:
                 self._refresh(after.node, node)
         return settled
 
-    def set_vswitch(self, name: str, vswitch: VSwitch | None) -> None:
+    def set_vswitch(self, name: str, vswitch: VSwitch | None, _version: int = 0) -> None:
         """A VSwitch was made or changed; None: it is gone."""
         before = {group: self.stocked(group) for group in self._members}
         for group in self.stock.set_vswitch(VSwitchId(name), vswitch.status if vswitch else None):
@@ -143,7 +155,7 @@ class CapacityIndex:
         """Forget pods that have been gone long enough."""
         for name in list(self._gone):
             node = self.nodes[name]
-            node.gone = {uid: gone for uid, gone in node.gone.items() if gone[1] > now}
+            node.gone = {uid: gone for uid, gone in node.gone.items() if gone.until > now}
             if not node.gone:
                 del self._gone[name]
             self._refresh(name, node)
@@ -230,11 +242,11 @@ class CapacityIndex:
             node.daemon_ready = ready
             self._refresh(name, node)
 
-    def _leave(self, pod: _Known, now: float) -> None:
+    def _leave(self, pod: _Known, version: int, now: float) -> None:
         node = self._node(pod.node)
         need = node.bound.pop(pod.uid, None)
         if need is not None:
-            node.gone[pod.uid] = (need, now + GONE_SECONDS)
+            node.gone[pod.uid] = Gone(need, now + GONE_SECONDS, version)
             self._gone[pod.node] = None
             self._refresh(pod.node, node)
 

@@ -32,8 +32,8 @@ class Feed:
         clock: Callable[[], float],
         random: Random,
     ) -> None:
-        def pod(key: str, found: Pod | None) -> None:
-            if ended := index.set_pod(key, found, now=clock()):
+        def pod(key: str, found: Pod | None, version: int) -> None:
+            if ended := index.set_pod(key, found, version, now=clock()):
                 settled(ended)
 
         crds = f"/apis/{names.API_VERSION}"

@@ -57,7 +57,8 @@ class _Status(msgspec.Struct, frozen=True):
 class Reflector(Generic[_V]):
     """``items`` while ``run`` runs. ``path`` is a collection's, such as /api/v1/nodes.
 
-    ``told``: called with the key of each object that is there, new, changed or, with None, gone.
+    ``told``: called with the key of each object that is there, new, changed or, with None, gone, and with the resource
+    version of that news; 0 where it is not known.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Reflector(Generic[_V]):
         random: Random,
         query: Mapping[str, str] | None = None,
         page: int = PAGE,
-        told: Callable[[str, _V | None], None] | None = None,
+        told: Callable[[str, _V | None, int], None] | None = None,
     ) -> None:
         self._client = client
         self._path = path
@@ -77,7 +78,7 @@ class Reflector(Generic[_V]):
         self._random = random
         self._query = dict(query or {})
         self._page = page
-        self._told = told or (lambda _key, _item: None)
+        self._told = told or (lambda _key, _item, _version: None)
         self._items: dict[str, _V] = {}
         self._version: str | None = None
         self._synced = asyncio.Event()
@@ -132,13 +133,13 @@ class Reflector(Generic[_V]):
                 if (item := self._decode(raw)) is not None:
                     key = _key(item.metadata)
                     items[key] = item
-                    self._told(key, item)
+                    self._told(key, item, _number(item.metadata.resource_version))
             if not page.metadata.continue_:
                 break
             query["continue"] = page.metadata.continue_
         gone, self._items = self._items.keys() - items.keys(), items
         for key in gone:
-            self._told(key, None)
+            self._told(key, None, 0)
         self._announce()
         self._synced.set()
         return page.metadata.resource_version
@@ -165,7 +166,7 @@ class Reflector(Generic[_V]):
                 self._items.pop(key, None)
             else:
                 self._items[key] = item
-            self._told(key, item)
+            self._told(key, item, _number(meta.resource_version))
             self._announce()
         return meta.resource_version
 
@@ -196,3 +197,8 @@ def _decoded(raw: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[_T], path: 
 
 def _key(meta: Meta) -> str:
     return f"{meta.namespace}/{meta.name}" if meta.namespace else meta.name
+
+
+def _number(version: str) -> int:
+    """Resource versions are etcd's revisions: later is greater, for all that one etcd keeps (KEP-5504)."""
+    return int(version) if version.isdecimal() else 0

@@ -38,6 +38,11 @@ class Meta(Protocol):
         """Empty for cluster-scoped ones."""
         ...
 
+    @property
+    def resource_version(self) -> str:
+        """Of the last change."""
+        ...
+
 
 class View(Protocol):
     """An object as far as it is read."""

@@ -8,11 +8,9 @@ let them cool down and tell of it late; an extender that dies between any two st
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from random import Random
 
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+import pytest
 
 from eniway.model import PodUid
 from scheduler_extender.filter import LINGER_SECONDS, Chooser
@@ -26,34 +24,27 @@ NODES = ("a", "b", "c")
 STOCK = "vsw-1"
 
 
-class Extended(RuleBasedStateMachine):
-    """Shared pods on three nodes that draw on one vSwitch."""
+class World:
+    """Shared pods on three nodes that draw on one vSwitch; everything that happens is drawn from ``random``."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.folder = TemporaryDirectory()
+    def __init__(self, random: Random, folder: Path) -> None:
+        self.random = random
+        self.folder = folder
         self.now = 1000.0
         # The truth
         self.pods: dict[str, str] = {}  # uid → node, "" unbound
         self.leases: dict[str, str] = {}
         self.cooling: list[str] = []
-        self.ready: dict[str, int] = {}  # addresses in service
-        self.growth: dict[str, int] = {}
-        self.stock = 0
+        self.ready = {name: random.randint(0, 2) for name in NODES}  # addresses in service
+        self.growth = {name: random.randint(0, 2) for name in NODES}
+        self.stock = random.randint(0, 4)
         self.untold: dict[str, float] = {}  # node → since when its daemon has something to tell
         # On the way
         self.binds: list[tuple[str, str, float]] = []
         self.pod_events: deque[Callable[[], None]] = deque()
         self.network_events: deque[Callable[[], None]] = deque()
         self.count = 0
-
-    @initialize(
-        sizes=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=3, max_size=3), stock=st.integers(0, 4)
-    )
-    def begin(self, sizes: list[tuple[int, int]], stock: int) -> None:
-        for name, (ready, growth) in zip(NODES, sizes, strict=True):
-            self.ready[name], self.growth[name] = ready, growth
-        self.stock = stock
+        self.version = 1
         self.start()
 
     def start(self) -> None:
@@ -62,12 +53,12 @@ class Extended(RuleBasedStateMachine):
         self.network_events.clear()
         self.index = CapacityIndex()
         self.chooser = Chooser(self.index)
-        self.journal = Journal(Path(self.folder.name) / "holds")
+        self.journal = Journal(self.folder / "holds")
         self.chooser.resume(self.journal.read())
         for name in NODES:
-            self.index.set_network(name, self.told(name))
+            self.index.set_network(name, self.told(name), self.version)
         for uid, node in self.pods.items():
-            self.settle(self.index.set_pod(uid, cluster.pod(uid, node=node), now=self.now))
+            self.settle(self.index.set_pod(uid, cluster.pod(uid, node=node), self.version, now=self.now))
         self.index.set_vswitch(STOCK, cluster.vswitch(self.stock, f"{self.now:012.3f}"))
         self.settle([uid for uid in self.chooser.holds if not self.index.knows(uid)])
 
@@ -85,46 +76,51 @@ class Extended(RuleBasedStateMachine):
     def publish(self, name: str) -> None:
         network = self.told(name)
         self.untold.pop(name, None)
-        self.network_events.append(lambda: self.index.set_network(name, network))
+        version = self.next_version()
+        self.network_events.append(lambda: self.index.set_network(name, network, version))
 
     def pod_event(self, uid: str) -> None:
         view = cluster.pod(uid, node=self.pods[uid]) if uid in self.pods else None
-        self.pod_events.append(lambda: self.settle(self.index.set_pod(uid, view, now=self.now)))
+        version = self.next_version()
+        self.pod_events.append(lambda: self.settle(self.index.set_pod(uid, view, version, now=self.now)))
+
+    def next_version(self) -> int:
+        self.version += 1
+        return self.version
 
     # -- what users and the scheduler do
 
-    @rule()
     def create(self) -> None:
         self.count += 1
         self.pods[f"p{self.count}"] = ""
         self.pod_event(f"p{self.count}")
 
-    @precondition(lambda self: any(not node for node in self.pods.values()))
-    @rule(data=st.data(), offered=st.lists(st.sampled_from(NODES), unique=True))
-    def schedule(self, data: st.DataObject, offered: list[str]) -> None:
+    def schedule(self) -> None:
         """Also again, while an earlier bind of the same pod is under way."""
-        uid = data.draw(st.sampled_from([uid for uid, node in self.pods.items() if not node]))
+        unbound = [uid for uid, node in self.pods.items() if not node]
+        if not unbound:
+            return
+        uid, offered = self.random.choice(unbound), self.random.sample(NODES, self.random.choice((1, 2, 3, 3)))
         verdict = self.chooser.filter(cluster.pod(uid), offered, now=self.now)
         self.journal.write(verdict.journal)
         assert set(verdict.chosen) <= set(offered)
-        if verdict.chosen and data.draw(st.booleans()):
-            self.binds.append((uid, data.draw(st.sampled_from(list(verdict.chosen))), self.now))
+        if verdict.chosen:
+            self.binds.append((uid, self.random.choice(list(verdict.chosen)), self.now))
 
-    @precondition(lambda self: self.binds)
-    @rule(data=st.data())
-    def bind_lands(self, data: st.DataObject) -> None:
+    def bind_lands(self) -> None:
         """In any order. One of a pod that is bound, or gone, fails."""
-        at = data.draw(st.integers(0, len(self.binds) - 1))
-        uid, node, _ = self.binds.pop(at)
+        if not self.binds:
+            return
+        uid, node, _ = self.binds.pop(self.random.randrange(len(self.binds)))
         if self.pods.get(uid) == "":
             self.pods[uid] = node
             self.pod_event(uid)
 
-    @precondition(lambda self: self.pods)
-    @rule(data=st.data())
-    def delete(self, data: st.DataObject) -> None:
+    def delete(self) -> None:
         """kubelet ends the sandbox first, so its address cools down when the pod is gone."""
-        uid = data.draw(st.sampled_from(list(self.pods)))
+        if not self.pods:
+            return
+        uid = self.random.choice(list(self.pods))
         node = self.leases.pop(uid, None)
         if node is not None:
             self.cooling.append(node)
@@ -132,11 +128,12 @@ class Extended(RuleBasedStateMachine):
         del self.pods[uid]
         self.pod_event(uid)
 
-    @precondition(lambda self: any(node and uid not in self.leases for uid, node in self.pods.items()))
-    @rule(data=st.data())
-    def add(self, data: st.DataObject) -> None:
+    def add(self) -> None:
         """A bound pod gets its address; the node grows for it where it has to."""
-        uid = data.draw(st.sampled_from([uid for uid, node in self.pods.items() if node and uid not in self.leases]))
+        wanting = [uid for uid, node in self.pods.items() if node and uid not in self.leases]
+        if not wanting:
+            return
+        uid = self.random.choice(wanting)
         node = self.pods[uid]
         if self.ready[node] <= self.used(node):
             if not self.cooling.count(node):
@@ -157,33 +154,29 @@ class Extended(RuleBasedStateMachine):
         self.stock -= 1
         self.untold.setdefault(node, self.now)
 
-    @precondition(lambda self: self.cooling)
-    @rule(data=st.data())
-    def cooled(self, data: st.DataObject) -> None:
-        node = data.draw(st.sampled_from(self.cooling))
+    def cooled(self) -> None:
+        if not self.cooling:
+            return
+        node = self.random.choice(self.cooling)
         self.cooling.remove(node)
         self.untold.setdefault(node, self.now)
 
     # -- what is heard of it, and when
 
-    @precondition(lambda self: self.pod_events)
-    @rule()
     def hear_of_a_pod(self) -> None:
-        self.pod_events.popleft()()
+        if self.pod_events:
+            self.pod_events.popleft()()
 
-    @precondition(lambda self: self.network_events)
-    @rule()
     def hear_of_a_node(self) -> None:
-        self.network_events.popleft()()
+        if self.network_events:
+            self.network_events.popleft()()
 
-    @rule(name=st.sampled_from(NODES))
-    def daemon_tells(self, name: str) -> None:
-        self.publish(name)
+    def daemon_tells(self) -> None:
+        self.publish(self.random.choice(NODES))
 
-    @rule(seconds=st.floats(0, GONE_SECONDS / 2))
-    def time_passes(self, seconds: float) -> None:
+    def time_passes(self) -> None:
         """What is promised about time: a daemon tells within its interval, a request ends within the server's limit."""
-        self.now += seconds
+        self.now += self.random.uniform(0, GONE_SECONDS / 2)
         for name in [name for name, since in self.untold.items() if self.now - since >= GONE_SECONDS / 2]:
             self.publish(name)
         while self.pod_events:
@@ -194,12 +187,10 @@ class Extended(RuleBasedStateMachine):
         self.index.expire(self.now)
         self.journal.write(self.chooser.expire(self.now))
 
-    @rule()
     def killed(self) -> None:
         self.journal.close()
         self.start()
 
-    @invariant()
     def every_bound_pod_can_be_served(self) -> None:
         missing = 0
         for name in self.ready:
@@ -209,10 +200,8 @@ class Extended(RuleBasedStateMachine):
             missing += max(0, wanting - free)
         assert missing <= self.stock, f"{missing} pods for {self.stock} addresses of the vSwitch"
 
-    def teardown(self) -> None:
+    def quiet_down(self) -> None:
         """When all is quiet, a pod that has not been bound finds room if there is any."""
-        if not self.ready:
-            return
         for name in NODES:
             self.publish(name)
         while self.pod_events:
@@ -233,28 +222,52 @@ class Extended(RuleBasedStateMachine):
         assert bool(chosen) == bool(fits)
         assert set(chosen) <= fits
         self.journal.close()
-        self.folder.cleanup()
 
 
-TestHolds = Extended.TestCase
-TestHolds.settings = settings(
-    max_examples=200, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+ACTIONS: tuple[tuple[Callable[[World], None], int], ...] = (
+    (World.create, 10),
+    (World.schedule, 14),
+    (World.bind_lands, 10),
+    (World.delete, 6),
+    (World.add, 8),
+    (World.cooled, 4),
+    (World.hear_of_a_pod, 14),
+    (World.hear_of_a_node, 8),
+    (World.daemon_tells, 6),
+    (World.time_passes, 2),
+    (World.killed, 1),
 )
 
 
-def test_a_cluster_that_is_quiet_lets_the_whole_capacity_be_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", range(0, 2000, 100))
+def test_no_pod_is_bound_where_it_cannot_be_served(seed: int, tmp_path: Path) -> None:
+    """After each of two hundred steps, in a hundred worlds a seed; and when all is quiet, room is found if there is any."""
+    actions, weights = zip(*ACTIONS, strict=True)
+    for number in range(seed, seed + 100):
+        folder = tmp_path / str(number)
+        world = World(Random(number), folder)
+        try:
+            for action in world.random.choices(actions, weights, k=200):
+                action(world)
+                world.every_bound_pod_can_be_served()
+            world.quiet_down()
+        except AssertionError as error:
+            raise AssertionError(f"world {number}: {error}") from error
+
+
+def test_a_cluster_that_is_quiet_lets_the_whole_capacity_be_used() -> None:
     """Pods come one after the other and are bound at once: none is refused before the last place is taken."""
     index = CapacityIndex()
     chooser = Chooser(index)
     names = [f"n{number}" for number in range(50)]
     for name in names:
-        index.set_network(name, cluster.network(addresses=cluster.words(10)))
+        index.set_network(name, cluster.network(addresses=cluster.words(10)), 1)
     for number in range(500):
         pod = cluster.pod(f"p{number}")
         chosen = chooser.filter(pod, names, now=0).chosen
         assert chosen, number
         assert len(chosen) <= 8
-        chooser.settle(index.set_pod(f"p{number}", cluster.pod(f"p{number}", node=chosen[0]), now=0))
+        chooser.settle(index.set_pod(f"p{number}", cluster.pod(f"p{number}", node=chosen[0]), 1, now=0))
     last = chooser.filter(cluster.pod("last"), names, now=0)
     assert not last.chosen
     assert not last.retry

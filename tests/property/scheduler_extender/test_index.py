@@ -108,47 +108,69 @@ def counted(pod: Pod, name: str) -> Need | None:
     return need_of(pod) if pod.spec.node_name == name and not pod.finished else None
 
 
+class Both:
+    """Index and recount, told the same."""
+
+    def __init__(self) -> None:
+        self.naive = Naive()
+        self.gained: list[tuple[Need, str]] = []
+        self.index = CapacityIndex(gained=lambda need, name: self.gained.append((need, name)))
+        self.now = 0.0
+        self.version = 0
+
+    def tell(self, kind: str, who: str, what: Any) -> None:
+        self.version += 1
+        getattr(self, f"tell_{kind}")(who, what)
+
+    def tell_network(self, who: str, what: NodeNetwork | None) -> None:
+        self.naive.networks.pop(who, None)
+        if what is not None:
+            self.naive.networks[who] = what
+        self.naive.gone = {key: gone for key, gone in self.naive.gone.items() if key[1] != who}
+        self.index.set_network(who, what, self.version)
+
+    def tell_pod(self, who: str, what: tuple[Need | None, str, bool] | None) -> None:
+        pod = None if what is None else cluster.pod(who, what[0], node=what[1], phase="Failed" if what[2] else "")
+        old = self.naive.pods.pop(who, None)
+        for name in NODES if old else ():
+            assert old is not None
+            if (need := counted(old, name)) and (pod is None or counted(pod, name) is None):
+                self.naive.gone[who, name] = (need, self.now + GONE_SECONDS)
+        if pod is not None:
+            self.naive.pods[who] = pod
+        self.index.set_pod(who, pod, self.version, now=self.now)
+
+    def tell_hold(self, who: str, what: str) -> None:
+        self.naive.held[who, what] = Need.SHARED
+        self.index.hold(PodUid(who), Need.SHARED, what)
+
+    def tell_release(self, who: str, what: str) -> None:
+        self.naive.held.pop((who, what), None)
+        self.index.release(PodUid(who), what)
+
+    def tell_pass(self, _who: str, seconds: float) -> None:
+        self.now += seconds
+        self.index.expire(self.now)
+
+    def compare(self, before: dict[tuple[Need, str], int]) -> None:
+        for need in Need:
+            for name in NODES:
+                places, found = self.naive.places(name, need, self.now), self.index.places(name, need)
+                assert found.total == places
+                assert (name in self.index.warm[need]) == (found.warm > 0)
+                assert (name in self.index.cold[need]) == (found.cold > 0 and not found.warm)
+                if places and not before[need, name]:
+                    assert (need, name) in self.gained
+            assert self.index.free[need] == sum(self.naive.places(name, need, self.now) for name in NODES)
+
+
 @given(st.lists(events, max_size=40))
 @settings(max_examples=300, deadline=None)
 def test_the_index_says_what_a_recount_says(script: list[tuple[str, str, Any]]) -> None:
-    """After every event, on every node, for every need; and the look-ups of filter agree with it."""
-    index, naive, now = CapacityIndex(), Naive(), 0.0
-    gained: list[tuple[Need, str]] = []
-    index._gained = lambda need, name: gained.append((need, name))
+    """After every event, on every node, for every need; the look-ups of filter agree, and what was gained is told."""
+    both = Both()
     for kind, who, what in script:
-        before = {(need, name): naive.places(name, need, now) for need in Need for name in NODES}
-        gained.clear()
-        if kind == "network":
-            naive.networks.pop(who, None)
-            if what is not None:
-                naive.networks[who] = what
-            naive.gone = {key: gone for key, gone in naive.gone.items() if key[1] != who}
-            index.set_network(who, what)
-        elif kind == "pod":
-            pod = None if what is None else cluster.pod(who, what[0], node=what[1], phase="Failed" if what[2] else "")
-            if (old := naive.pods.pop(who, None)) is not None:
-                for name in NODES:
-                    if (need := counted(old, name)) and (pod is None or counted(pod, name) is None):
-                        naive.gone[who, name] = (need, now + GONE_SECONDS)
-            if pod is not None:
-                naive.pods[who] = pod
-            index.set_pod(who, pod, now=now)
-        elif kind == "hold":
-            naive.held[who, what] = Need.SHARED
-            index.hold(PodUid(who), Need.SHARED, what)
-        elif kind == "release":
-            naive.held.pop((who, what), None)
-            index.release(PodUid(who), what)
-        else:
-            now += what
-            index.expire(now)
-        for need in Need:
-            for name in NODES:
-                places = naive.places(name, need, now)
-                found = index.places(name, need)
-                assert found.total == places
-                assert (name in index.warm[need]) == (found.warm > 0)
-                assert (name in index.cold[need]) == (found.cold > 0 and not found.warm)
-                if places and not before[need, name]:
-                    assert (need, name) in gained
-            assert index.free[need] == sum(naive.places(name, need, now) for name in NODES)
+        before = {(need, name): both.naive.places(name, need, both.now) for need in Need for name in NODES}
+        both.gained.clear()
+        both.tell(kind, who, what)
+        both.compare(before)

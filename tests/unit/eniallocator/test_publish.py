@@ -145,6 +145,9 @@ def test_the_status_is_what_the_crd_takes() -> None:
         enis=enis,
         cards={record.token: card(record.slot or 0) for record in enis},
         capacity={"slots": capacity, "addresses": capacity, "routed": capacity},
+        most={"slots": 1, "addresses": 28, "routed": 0},
+        holders={"slots": [], "addresses": [], "routed": []},
+        wish=Wish.SHARED,
         conditions=Conditions().judge(
             started=False, addresses=0, shortage="", obstacle="", routed=SERVES, trouble=None, wall=1e9
         ),
