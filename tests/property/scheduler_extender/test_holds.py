@@ -117,7 +117,7 @@ class World:
             self.pod_event(uid)
 
     def delete(self) -> None:
-        """kubelet ends the sandbox first, so its address cools down when the pod is gone."""
+        """The sandbox ends first, so its address cools down when the pod is gone."""
         if not self.pods:
             return
         uid = self.random.choice(list(self.pods))
@@ -241,7 +241,7 @@ ACTIONS: tuple[tuple[Callable[[World], None], int], ...] = (
 
 @pytest.mark.parametrize("seed", range(0, 2000, 100))
 def test_no_pod_is_bound_where_it_cannot_be_served(seed: int, tmp_path: Path) -> None:
-    """After each of two hundred steps, in a hundred worlds a seed; and when all is quiet, room is found if there is any."""
+    """After each of 200 steps, in 100 worlds a seed; and when all is quiet, room is found if there is any."""
     actions, weights = zip(*ACTIONS, strict=True)
     for number in range(seed, seed + 100):
         folder = tmp_path / str(number)
