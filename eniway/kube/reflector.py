@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing
 from random import Random
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -183,6 +183,16 @@ class Reflector(Generic[_V]):
         self.generation += 1
         self._news.set()
         self._news = asyncio.Event()
+
+
+async def either_changed(*seen: tuple[Reflector[Any], int]) -> None:
+    """Return once one of several copies has moved on from the generation beside it."""
+    tasks = [asyncio.ensure_future(copy.changed(since)) for copy, since in seen]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 _T = TypeVar("_T")

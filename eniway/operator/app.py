@@ -30,6 +30,7 @@ from eniway.kube.events import Recorder
 from eniway.kube.lease import LeaderLock
 from eniway.kube.reflector import Reflector
 from eniway.kube.views import Node, NodeNetwork
+from eniway.operator.counts import Counts
 from eniway.operator.routes import Routes
 from eniway.signals import until_told
 
@@ -90,8 +91,15 @@ async def run(config: NodeConfig, *, connection: Connection, identity: str) -> N
             )
             health.unhealthy = None
             _log.info("ready", identity=identity, region=region, vpc=vpc, routes=config.operator.routes)
-            if config.operator.routes == "managed":
-                await lock.lead(routes.run)
+            counts = Counts(client, nodes=nodes, networks=networks, random=random)
+
+            async def duties() -> None:
+                async with asyncio.TaskGroup() as leading:
+                    leading.create_task(counts.run())
+                    if config.operator.routes == "managed":
+                        leading.create_task(routes.run())
+
+            await lock.lead(duties)
 
 
 async def _place(config: NodeConfig) -> tuple[str, str]:
