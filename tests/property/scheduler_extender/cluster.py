@@ -56,3 +56,11 @@ def network(
 
 def vswitch(available: int, read_at: str) -> VSwitch:
     return VSwitch(status=VSwitchStatus("zone", available, read_at))
+
+
+def daemon(node: str, *, ready: bool) -> Pod:
+    return Pod(
+        views.PodMeta(uid=PodUid("d"), namespace=views.DAEMON_NAMESPACE, labels=views._Labels(name=views.DAEMON)),
+        views._PodSpec(node_name=node, host_network=True),
+        views._PodStatus(conditions=(views._Condition("Ready", str(ready)),)),
+    )
