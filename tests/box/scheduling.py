@@ -133,7 +133,7 @@ class Scheduling:
     async def until(self, holds: Callable[[dict[str, str]], bool], *, seconds: float = 30) -> dict[str, str]:
         """Wait until the pods are so."""
         async with asyncio.timeout(seconds):
-            while not holds(found := await self.pods()):
+            while not holds(found := await self.pods()):  # noqa: ASYNC110 -- other processes
                 await asyncio.sleep(0.05)
         return found
 
