@@ -44,7 +44,7 @@ check: venv ## ruff, mypy, import contracts
 	@lint-imports --no-cache >build/imports.log 2>&1 || { cat build/imports.log; exit 1; }
 	@echo "check: ruff, mypy and the import contracts hold"
 
-.PHONY: unit property netns boxtest bench conformance
+.PHONY: unit property netns boxtest bench conformance soak
 unit: venv
 	@echo "unit tests"; pytest tests/unit -q -n 2
 
@@ -60,6 +60,11 @@ boxtest: box
 bench: box ## the figures, measured
 	@$(BIN)/python -m tests.bench
 
+.PHONY: soak
+STEPS ?= 10000
+soak: venv ## long stories of faults and kills: STEPS=10000
+	@$(BIN)/python -m tests.soak.books --steps $(STEPS) --log critical
+
 SUITE ?= cni
 KIND ?= shared
 conformance: box ## suites of others: SUITE=cni|e2e|cyclonus KIND=shared|exclusive|mixed
@@ -68,6 +73,14 @@ conformance: box ## suites of others: SUITE=cni|e2e|cyclonus KIND=shared|exclusi
 .PHONY: matrix
 matrix: box ## who reaches whom by which path, in boxes with kube-proxy in both its modes
 	@$(BIN)/python -m tests.conformance.matrix
+
+.PHONY: dashboards
+dashboards: box ## every query of every panel and rule, asked of a real Prometheus in a box under load
+	@make/prometheus build/prometheus
+	@$(BIN)/python -m tests.dashboards build/prometheus/usr/bin
+
+soak: box ## pods come and go while daemons die, and nothing is lost
+	@$(BIN)/python -m tests.soak
 
 .PHONY: fresh
 fresh: system ## demo and test in a Debian 12 root made from nothing
@@ -126,9 +139,11 @@ reproducible: venv ## two builds of the image from nothing have one digest
 	@make/reproducible $(BIN)/python
 
 .PHONY: manifests
-manifests: components ## manifests/install.yaml and docs/configuration.md, made again from what they say
+manifests: components ## what is generated of manifests/ and docs/, again
 	@$(BIN)/python -m build_support.manifests
 	@$(BIN)/python -m build_support.configuration
+	@$(BIN)/python -m build_support.dashboards
+	@$(BIN)/python -m build_support.metrics
 
 .PHONY: clean
 clean: down ## all that was made here; caches in $$ENIWAY_CACHE stay

@@ -47,6 +47,9 @@ def rows(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, 
         if isinstance(kind, types.StructType):
             yield f"`{key}`", "section", "", meaning
             yield from rows(kind.cls, f"{key}.")
+        elif isinstance(kind, types.ListType) and isinstance(kind.item_type, types.StructType):
+            yield f"`{key}`", "list of sections", default(field), meaning
+            yield from rows(kind.item_type.cls, f"{key}[].")
         else:
             yield f"`{key}`", value(kind), default(field), meaning
 
@@ -78,6 +81,10 @@ def value(kind: types.Type) -> str:  # noqa: PLR0911 -- a table
             return _between("number", low, above, high)
         case types.ListType(item_type=item, min_length=low, max_length=high):
             return _between(f"list of {value(item)}", low, None, high)
+        case types.DictType(key_type=key, value_type=item, min_length=low, max_length=high):
+            return _between(f"map of {value(key)} to {value(item)}", low, None, high)
+        case types.UnionType(types=(one, types.NoneType())):
+            return value(one)
         case types.BoolType():
             return "`true` or `false`"
         case _:

@@ -24,7 +24,9 @@ from cni.types import CniError
 from cni.wire import Reply, Request
 from eniway import log, metrics, names
 from eniway.errors import BadAnnotation, EniwayError, InvalidRequest, KernelError, NotReady
-from eniway.model import Kind, Lease, LeaseKey, PodRef, Slot, Wish
+from eniway.model import UNLIMITED, Bandwidth, Kind, Lease, LeaseKey, PodRef, Slot, Wish
+from eniway.trace import Recent, Record, Steps
+from eniway.units import bandwidth_of
 
 _VERBS: Final = ("ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION")
 
@@ -53,22 +55,23 @@ class Handler:
         self._add_seconds = add_seconds
         self._default = default
         self._clock = clock
+        self.recent = Recent()
         self._locks: dict[LeaseKey, asyncio.Lock] = {}
         self._users: Counter[LeaseKey] = Counter()
 
     async def handle(self, request: Request) -> Reply:
         """The reply to ``request``; every error becomes one, cancellation passes."""
         verb = request.environment.get("CNI_COMMAND", "")
-        scope = _Scope(began=self._clock())
+        scope = _Scope(began=self._clock(), steps=Steps(self._clock))
         try:
             output = await self._answer(verb, request, scope)
         except asyncio.CancelledError:
-            self._measure(verb, scope, "cancelled")
+            self._measure(verb, scope, request, "cancelled")
             raise
         except Exception as error:  # noqa: BLE001 -- whatever it is, the runtime gets an error object
-            self._measure(verb, scope, "error")
+            self._measure(verb, scope, request, "error", str(error))
             return self._failed(error, verb, scope, request)
-        self._measure(verb, scope, "success")
+        self._measure(verb, scope, request, "success")
         return Reply(0, output)
 
     async def _answer(self, verb: str, request: Request, scope: _Scope) -> bytes:
@@ -93,9 +96,27 @@ class Handler:
                     types.INVALID_ENVIRONMENT, f"CNI_COMMAND: expected one of {', '.join(_VERBS)}, got {verb!r}"
                 )
 
-    def _measure(self, verb: str, scope: _Scope, result: str) -> None:
+    def _measure(self, verb: str, scope: _Scope, request: Request, result: str, error: str = "") -> None:
         known = verb if verb in _VERBS else "unknown"
-        metrics.CNI_SECONDS.labels(known, scope.kind, result).observe(self._clock() - scope.began)
+        seconds, steps = self._clock() - scope.began, scope.steps.over()
+        metrics.CNI_SECONDS.labels(known, scope.kind, result).observe(seconds)
+        for step in steps:
+            metrics.CNI_STEP_SECONDS.labels(known, scope.kind, step.name).observe(step.seconds)
+        if scope.pod is not None:
+            self.recent.add(
+                Record(
+                    verb=verb,
+                    pod=str(scope.pod),
+                    uid=scope.pod.uid,
+                    container=request.environment.get("CNI_CONTAINERID", ""),
+                    kind=scope.kind,
+                    result=result,
+                    error=error,
+                    at=time.time() - seconds,
+                    seconds=seconds,
+                    steps=steps,
+                )
+            )
 
     def _failed(self, error: Exception, verb: str, scope: _Scope, request: Request) -> Reply:
         if isinstance(error, InvalidRequest):
@@ -124,7 +145,9 @@ class Handler:
             )
         scope.pod = pod = types.pod(request.environment)
         with log.bind(pod=pod, container=key.container_id):
+            scope.steps.enter("turn")
             async with self.turn(key):
+                scope.steps.enter("kubelet")
                 slots = await self._pods.slots_of(pod)
                 _check_device(config, slots)
                 need = need_of(slots, config.runtime_config.pod_annotations or {}, self._default)
@@ -138,6 +161,7 @@ class Handler:
     ) -> tuple[Lease, Attachment]:
         known = self._books.lease(key) is not None
         deadline = self._clock() + self._add_seconds
+        scope.steps.enter("lease")
         try:
             lease = await self._books.acquire(
                 key,
@@ -147,15 +171,22 @@ class Handler:
                 netns=netns,
                 deadline=deadline,
                 else_routed=need.else_routed,
+                bandwidth=need.bandwidth,
             )
             scope.kind = lease.kind.value
             with log.bind(eni=lease.card.eni_id):
+                scope.steps.enter("kernel")
                 attachment = await self._network.attach(lease)
+                scope.steps.enter("books")
                 await self._books.confirm(key)
-                _log.info("pod attached", kind=scope.kind, address=str(lease.address), link=attachment.host_link)
+                limits = {} if lease.bandwidth is UNLIMITED else {"bandwidth": str(lease.bandwidth)}
+                _log.info(
+                    "pod attached", kind=scope.kind, address=str(lease.address), link=attachment.host_link, **limits
+                )
         except BaseException:
             # An ADD that only repeats an earlier one takes nothing back: what it found may be in use.
             if not known:
+                scope.steps.enter("take back")
                 await self._take_back(key)
             raise
         return lease, attachment
@@ -175,7 +206,9 @@ class Handler:
 
     async def _del(self, request: Request, scope: _Scope) -> bytes:
         key = _key(scope.read(request, strict=False), request)
+        scope.steps.enter("turn")
         async with self.turn(key):
+            scope.steps.enter("undo")
             if (lease := self._books.lease(key)) is not None:
                 scope.kind = lease.kind.value
                 scope.pod = lease.pod
@@ -242,8 +275,9 @@ class Handler:
 class _Scope:
     """What is known of a request so far, for its metric, its log line and its error object."""
 
-    def __init__(self, *, began: float) -> None:
+    def __init__(self, *, began: float, steps: Steps) -> None:
         self.began = began
+        self.steps = steps
         self.version = names.CNI_VERSION
         self.kind = ""
         self.pod: PodRef | None = None
@@ -265,6 +299,7 @@ class Need:
     """Of an exclusive pod."""
     else_routed: bool = False
     """Where no shared address can be had."""
+    bandwidth: Bandwidth = UNLIMITED
 
 
 def need_of(slots: Sequence[Slot], annotations: Mapping[str, str], default: Wish) -> Need:
@@ -276,12 +311,13 @@ def need_of(slots: Sequence[Slot], annotations: Mapping[str, str], default: Wish
         raise BadAnnotation(
             f"{names.RESOURCE_ENI}: expected at most 1 in the limits of all containers, got {len(slots)}"
         )
+    bandwidth = bandwidth_of(annotations)
     if slots:
-        return Need(Kind.EXCLUSIVE, slots[0])
+        return Need(Kind.EXCLUSIVE, slots[0], bandwidth=bandwidth)
     wish = default if said is None else Wish(said)
     if wish is Wish.ROUTED:
-        return Need(Kind.ROUTED)
-    return Need(Kind.SHARED, else_routed=wish is Wish.SHARED_ELSE_ROUTED)
+        return Need(Kind.ROUTED, bandwidth=bandwidth)
+    return Need(Kind.SHARED, else_routed=wish is Wish.SHARED_ELSE_ROUTED, bandwidth=bandwidth)
 
 
 def _check_device(config: types.NetConf, slots: Sequence[Slot]) -> None:

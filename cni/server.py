@@ -10,20 +10,17 @@ import asyncio
 import contextlib
 import os
 import socket
-import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, NoReturn
 
 from cni import types, wire
 from cni.wire import Reply, Request
-from eniway import log, names
+from eniway import log, names, peers
 
 _BACKLOG: Final = 512
 """More than the pods of a node: a burst waits in the kernel, not in the relay's retries."""
 _REQUEST_SECONDS: Final = 10.0
-_CREDENTIALS: Final = struct.Struct("3i")
-"""struct ucred of unix(7): pid, uid, gid."""
 
 _log = log.get(__name__)
 
@@ -119,9 +116,7 @@ async def _gone(reader: asyncio.StreamReader) -> None:
 
 def _trusted(connection: socket.socket) -> bool:
     """The other end runs as the daemon's own user, which is root."""
-    _pid, uid, _gid = _CREDENTIALS.unpack(
-        connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    )
-    if uid != os.geteuid():
+    trusted, uid = peers.is_own_user(connection)
+    if not trusted:
         _log.warning("connection refused", uid=uid)
-    return bool(uid == os.geteuid())
+    return trusted

@@ -11,12 +11,26 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Final
 
-from datapath import ipset, rtnetlink
+from datapath import ipset, limits, rtnetlink
 from datapath.diff import Add, Change, Op, Remove
 from datapath.kernel import Kernel
 from datapath.netlink import Netlink, NetlinkError
 from datapath.observe import SYSCTL
-from datapath.state import Addr, Eni, Item, Member, Neigh, Netns, Route, Rule, Sysctl, Veth
+from datapath.state import (
+    Addr,
+    Eni,
+    Ifb,
+    Item,
+    Member,
+    Neigh,
+    Netns,
+    Redirect,
+    Route,
+    Rule,
+    Sysctl,
+    Tbf,
+    Veth,
+)
 from eniway.errors import KernelError
 
 _ALREADY_GONE: Final = (errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL)
@@ -24,13 +38,19 @@ _FREE_NAME: Final = "eth%d"
 """The kernel puts the first free number in; a card is known by its MAC, not by its name."""
 
 
-def apply(kernel: Kernel, ops: Iterable[Op]) -> None:
+def apply(kernel: Kernel, ops: Iterable[Op]) -> None:  # noqa: C901 -- one case a way of doing it
     """Carry out ``ops`` in order. KernelError at the first that fails; what is left is found by the next diff."""
     for op in ops:
         try:
             match op:
                 case Add(Eni() as eni):
                     raise KernelError(f"the card {eni.eni_id} ({eni.mac}) is not on this node")
+                case Add(Ifb() | Tbf() | Redirect() as item):
+                    limits.add(kernel, item)
+                case Change(Ifb() | Tbf() | Redirect() as item):
+                    limits.change(kernel, item)
+                case Remove(Ifb() | Tbf() | Redirect() as item):
+                    limits.remove(kernel, item)
                 case Add(item) | Change(Sysctl() | Addr() | Route() | Neigh() | Rule() | Member() as item):
                     _add(kernel, item)
                 case Change(Veth() as veth, Veth() as was):

@@ -6,11 +6,12 @@ Laws (tests/property/test_datapath_diff.py holds them against a model of the ker
 2. After the operations, ``diff`` is empty.
 3. The same holds when only a prefix of the operations was applied, and what the kernel then holds is diffed again: a
    crash between any two costs nothing but the work left.
-4. Each operation finds what it needs: links before addresses before routes.
+4. Each operation finds what it needs: links before addresses before routes; and no packet is led to a link that has
+   no limit yet, nor to one that is gone.
 
 Some things go without an operation of their own: a veth takes along whatever refers to it, a card that moves loses its
-addresses and routes, a device's last address takes the device's routes and neighbours along, and a new MAC its
-neighbours.
+addresses, routes, qdiscs and filters, an ifb its qdisc, a device's last address takes the device's routes and
+neighbours along, and a new MAC its neighbours.
 """
 
 from __future__ import annotations
@@ -19,7 +20,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Final, TypeAlias
 
-from datapath.state import Addr, Eni, Item, Member, Neigh, Netns, NetState, Route, Rule, Sysctl, Veth, key
+from datapath.state import (
+    Addr,
+    Eni,
+    Ifb,
+    Item,
+    Member,
+    Neigh,
+    Netns,
+    NetState,
+    Redirect,
+    Route,
+    Rule,
+    Sysctl,
+    Tbf,
+    Veth,
+    key,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +84,7 @@ def diff(observed: NetState, desired: NetState) -> tuple[Op, ...]:
     removals = [
         Remove(item)
         for name, item in staying.items()
-        if name not in wanted and isinstance(item, Addr | Neigh | Route | Rule | Member)
+        if name not in wanted and isinstance(item, Addr | Neigh | Route | Rule | Member | Ifb | Tbf | Redirect)
     ]
     bared = {_device(op.item) for op in removals if isinstance(op.item, Addr)} | {
         (item.netns, item.name)
@@ -127,9 +144,9 @@ Device: TypeAlias = tuple[Netns, str]
 
 
 def _device(item: Item) -> Device | None:
-    """The device that an address, neighbour or route hangs on."""
+    """The device that an item hangs on."""
     match item:
-        case Addr() | Neigh():
+        case Addr() | Neigh() | Tbf() | Redirect():
             return item.netns, item.dev
         case Route(dev=str(dev)):
             return item.netns, dev
@@ -143,13 +160,15 @@ def _ends(veth: Veth, want: Item | None) -> bool:
 
 
 def _uprooted(item: Item, want: Item | None) -> Iterator[Device]:
-    """Devices that lose all that hangs on them between ``item`` and ``want``: ended veths, moved cards."""
+    """Devices that lose all that hangs on them between ``item`` and ``want``: ended links, moved cards."""
     match item, want:
         case Veth(), _ if _ends(item, want):
             yield Netns.NODE, item.name
             if item.peer is not None:
                 yield Netns.POD, item.peer
         case Eni(), Eni() if want.netns != item.netns:
+            yield item.netns, item.name
+        case Ifb(), None:
             yield item.netns, item.name
 
 
@@ -166,14 +185,30 @@ def _readdressed(item: Item, want: Item | None) -> Iterator[Device]:
 
 
 def _fits(was: Item, want: Item) -> bool:
-    """Whether they are equal but for what a planned card leaves as it is."""
+    """Whether they are equal but for what a planned card leaves as it is, and for how the kernel rounds a burst."""
+    if isinstance(was, Tbf) and isinstance(want, Tbf) and abs(was.burst - want.burst) <= 2 * _TICK * want.rate + 1:
+        return replace(was, burst=want.burst) == want
     if not isinstance(want, Eni):
         return was == want
     said = {field.name: value for field in fields(want) if (value := getattr(want, field.name)) is not None}
     return all(getattr(was, name) == value for name, value in said.items())
 
 
-_RANK: Final = {Sysctl: 0, Eni: 1, Veth: 2, Addr: 3, Neigh: 4, Route: 5, Rule: 7, Member: 8}
+_TICK: Final = 64e-9
+"""Seconds: PSCHED_SHIFT in include/net/pkt_sched.h."""
+_RANK: Final = {
+    Sysctl: 0,
+    Eni: 1,
+    Veth: 2,
+    Ifb: 3,
+    Tbf: 4,
+    Redirect: 5,
+    Addr: 6,
+    Neigh: 7,
+    Route: 8,
+    Rule: 10,
+    Member: 11,
+}
 
 
 def _order(op: Op) -> tuple[int, str]:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Final, Self
 
 ACK: Final = 0x4
+ECHO: Final = 0x8
 REPLACE: Final = 0x100
 EXCLUDE: Final = 0x200
 CREATE: Final = 0x400

@@ -18,19 +18,21 @@ from ipaddress import IPv4Address, IPv4Network
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from datapath import firewall, kernel, netns, observe, rtnetlink
+from datapath import firewall, guard, kernel, limits, netns, observe, rtnetlink
 from datapath.apply import apply
 from datapath.borders import USUAL, Borders
 from datapath.diff import Op, diff, mend
+from datapath.guard import Guard
 from datapath.kernel import Kernel
 from datapath.netlink import each_message
-from datapath.plan import exclusive, node, routed, shared
+from datapath.plan import bandwidth, exclusive, node, routed, shared
 from datapath.rtnetlink import Link
-from datapath.state import NOTHING, Eni, Member, Netns, NetState, Sysctl, Veth
+from datapath.state import NOTHING, Direction, Eni, Member, Netns, NetState, Sysctl, Tbf, Veth
+from datapath.tc import Queue
 from eniway import names
 from eniway.errors import DeadlineExceeded, InvariantBroken, KernelError, NotReady
 from eniway.metrics import DATAPATH_SECONDS
-from eniway.model import Card, Kind, Lease, LeaseKey, Mac
+from eniway.model import UNLIMITED, Card, Kind, Lease, LeaseKey, Mac
 
 _T = TypeVar("_T")
 _SLOW_THREADS: Final = 4
@@ -83,6 +85,7 @@ class Network:
         self._cards: set[Mac] = set()
         """Those on the node that a change is news of."""
         self._news: socket.socket | None = None
+        self._guard = Guard()
 
     async def __aenter__(self) -> Self:
         return self
@@ -96,6 +99,7 @@ class Network:
             home.close()
         if self._news is not None:
             self._news.close()
+        self._guard.close()
 
     async def start(self, *, service_cidr: IPv4Network, primary: Card) -> bool:
         """The state that all pods share: sysctls, the rule to the pods' table, sets and chains. Before all else.
@@ -183,6 +187,7 @@ class Network:
             brought = await self._run("attach", lambda: _bring(lease, known, diff), slow=slow)
         if brought is None:
             raise _not_here(lease.card)
+        await self._mind(lease)
         _, desired = brought
         return _attachment(desired)
 
@@ -192,6 +197,7 @@ class Network:
         brought = await self._run("repair", lambda: _bring(lease, known, mend), slow=lease.kind is Kind.EXCLUSIVE)
         if brought is None:
             raise _not_here(lease.card)
+        await self._mind(lease)
         ops, _ = brought
         return ops
 
@@ -207,7 +213,20 @@ class Network:
         later.
         """
         mtu = self._started.mtu
+        self._guard.forget(lease.key)
         await self._run("detach", lambda: _detach(lease, mtu), slow=True)
+
+    async def limits_touched(self) -> LeaseKey | None:
+        """Return once somebody may have touched a pod's limits: an exclusive one's lease; None: any other's.
+
+        For one caller at a time. Some news are of our own making: ``repair`` tells.
+        """
+        return await self._guard.taken()
+
+    async def queues(self, lease: Lease) -> Mapping[Direction, Queue]:
+        """How the pod's buckets are doing, by direction as the pod sees it; nothing of what has no limit."""
+        mtu = self._started.mtu
+        return await self._run(None, lambda: _queues(lease, mtu))
 
     async def observe_leases(self) -> Mapping[LeaseKey, str]:
         """Leases that have a link on the node, with its name: read from the links' ifalias."""
@@ -216,6 +235,10 @@ class Network:
     async def observe_addresses(self) -> frozenset[IPv4Address]:
         """Addresses that the node routes to its pods, whoever knows of them."""
         return await self._run(None, _observe_addresses)
+
+    async def observe_routed(self) -> Mapping[LeaseKey, frozenset[IPv4Address]]:
+        """The same for each lease that has a link on the node, read from the links' ifalias."""
+        return await self._run(None, _observe_routed)
 
     async def remove_orphan(self, key: LeaseKey) -> None:
         """Remove what the node's side holds of a lease that nobody knows."""
@@ -238,6 +261,16 @@ class Network:
             planned = frozenset(item for lease in late for item in _plan(lease, known) if isinstance(item, Member))
             await self._run(None, lambda: _apply(diff(NOTHING, planned)))
         return len(stale)
+
+    async def _mind(self, lease: Lease) -> None:
+        """Listen in an exclusive pod while it has limits, and on a node that has had a pod with limits there."""
+        if lease.bandwidth == UNLIMITED:
+            self._guard.forget(lease.key)
+        elif lease.kind is not Kind.EXCLUSIVE:
+            if not self._guard.hears(None):
+                self._guard.listen(None, await self._run(None, guard.opened))
+        elif not self._guard.hears(lease.key):
+            self._guard.listen(lease.key, await self._run(None, lambda: _listening(lease.netns)))
 
     @property
     def _started(self) -> _Node:
@@ -353,6 +386,18 @@ def _detach(lease: Lease, mtu: int) -> None:
         apply(opened, diff(observed, desired))
 
 
+def _listening(pod: str) -> socket.socket:
+    with netns.opened(pod) as descriptor:
+        return guard.opened(descriptor)
+
+
+def _queues(lease: Lease, mtu: int) -> Mapping[Direction, Queue]:
+    planned = [item for item in bandwidth.bandwidth(lease, mtu=mtu) if isinstance(item, Tbf)]
+    with kernel.opened(lease.netns) as opened:
+        reachable = [item for item in planned if item.netns in opened.routes]
+        return {bandwidth.direction(item): queue for item in reachable if (queue := limits.queue(opened, item))}
+
+
 def _observe_leases() -> Mapping[LeaseKey, str]:
     with kernel.opened() as opened:
         return observe.leases(opened)
@@ -361,6 +406,11 @@ def _observe_leases() -> Mapping[LeaseKey, str]:
 def _observe_addresses() -> frozenset[IPv4Address]:
     with kernel.opened() as opened:
         return observe.addresses(opened)
+
+
+def _observe_routed() -> Mapping[LeaseKey, frozenset[IPv4Address]]:
+    with kernel.opened() as opened:
+        return observe.routed_to(opened)
 
 
 def _remove_orphan(key: LeaseKey) -> None:
@@ -382,6 +432,10 @@ def _apply(ops: Collection[Op]) -> None:
 
 
 def _plan(lease: Lease, known: _Node) -> NetState:
+    return _connection(lease, known) | bandwidth.bandwidth(lease, mtu=known.mtu)
+
+
+def _connection(lease: Lease, known: _Node) -> NetState:
     match lease.kind:
         case Kind.SHARED:
             return shared.shared(lease, mtu=known.mtu)
@@ -399,6 +453,8 @@ def _observe(opened: Kernel, lease: Lease) -> NetState:
         peer=names.SERVICE_LINK if alone else lease.key.ifname,
         card=lease.card if alone else None,
         addresses=_addresses(lease),
+        # A pod that has no limit and no veth yet, as most at their ADD, has nothing to be looked for.
+        limited=lease.bandwidth != UNLIMITED or not opened.has_pod,
     )
 
 

@@ -12,12 +12,24 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
-from datapath import ipset, rtnetlink
+from datapath import ipset, limits, rtnetlink
 from datapath.kernel import Kernel
 from datapath.netlink import NetlinkError
 from datapath.plan.node import rp_filter_path
 from datapath.rtnetlink import Link
-from datapath.state import TABLE_MAIN, Addr, Eni, Item, Member, Netns, NetState, Route, Rule, Sysctl, Veth
+from datapath.state import (
+    TABLE_MAIN,
+    Addr,
+    Eni,
+    Item,
+    Member,
+    Netns,
+    NetState,
+    Route,
+    Rule,
+    Sysctl,
+    Veth,
+)
 from eniway import names
 from eniway.model import Card, LeaseKey, Mac
 
@@ -29,11 +41,20 @@ _EVERY: Final = (b"",)
 """About all members of a set."""
 
 
-def lease(kernel: Kernel, key: LeaseKey, *, peer: str, card: Card | None, addresses: Iterable[IPv4Address]) -> NetState:
+def lease(  # noqa: C901 -- one step a part of a lease
+    kernel: Kernel,
+    key: LeaseKey,
+    *,
+    peer: str,
+    card: Card | None,
+    addresses: Iterable[IPv4Address],
+    limited: bool = True,
+) -> NetState:
     """What is there of a lease: its veth, its card if it is exclusive, and what hangs on them in both namespaces.
 
     ``peer``: name of the pod's end of the veth. ``card``: the exclusive card. ``addresses``: those the lease is about;
-    set members for them are looked for.
+    set members for them are looked for. ``limited``: whether its bandwidth is, or may have been before its veth was
+    lost: only then an ifb without a veth is looked for.
     """
     inside = _links(kernel, Netns.POD) if kernel.has_pod else []
     items: set[Item] = set()
@@ -54,6 +75,10 @@ def lease(kernel: Kernel, key: LeaseKey, *, peer: str, card: Card | None, addres
         if link is not None:
             items.add(_eni(card, link, where))
             devices[where][link.index] = link.name
+    if card is not None:
+        items |= limits.observe(kernel, Netns.POD, inside, devices[Netns.POD].values())
+    elif veth is not None or limited:
+        items |= limits.observe(kernel, Netns.NODE, _found(kernel, names.ifb(key)), devices[Netns.NODE].values())
     if devices[Netns.NODE]:
         found = _routes(kernel, Netns.NODE, names.TABLE_PODS, devices[Netns.NODE])
         items |= {route for route in found if route.dev is not None}
@@ -127,9 +152,10 @@ def has_mac(link: Link, mac: Mac) -> bool:
 
 
 def leases(kernel: Kernel) -> Mapping[LeaseKey, str]:
-    """Node's end of each lease's veth, by the key in its ifalias."""
-    found = ((LeaseKey.from_alias(link.alias), link) for link in _links(kernel, Netns.NODE))
-    return {key: link.name for key, link in found if key is not None and link.name == names.host_link(key)}
+    """Node's end of each lease's veth, or what is left when it is gone, by the key in its ifalias."""
+    found = [(LeaseKey.from_alias(link.alias), link) for link in _links(kernel, Netns.NODE)]
+    left = {key: link.name for key, link in found if key is not None and link.name == names.ifb(key)}
+    return left | {key: link.name for key, link in found if key is not None and link.name == names.host_link(key)}
 
 
 def ranges(kernel: Kernel) -> NetState:
@@ -142,6 +168,17 @@ def addresses(kernel: Kernel) -> frozenset[IPv4Address]:
     links = {link.index: link.name for link in _links(kernel, Netns.NODE)}
     found = _routes(kernel, Netns.NODE, names.TABLE_PODS, links)
     return frozenset(route.destination.network_address for route in found if route.dev is not None)
+
+
+def routed_to(kernel: Kernel) -> Mapping[LeaseKey, frozenset[IPv4Address]]:
+    """Addresses that are routed to each lease's link."""
+    keys = {name: key for key, name in leases(kernel).items()}
+    links = {kernel.indexes[Netns.NODE, name]: name for name in keys}
+    found: dict[LeaseKey, set[IPv4Address]] = {}
+    for route in _routes(kernel, Netns.NODE, names.TABLE_PODS, links):
+        if route.dev is not None:
+            found.setdefault(keys[route.dev], set()).add(route.destination.network_address)
+    return {key: frozenset(addresses) for key, addresses in found.items()}
 
 
 def orphan(kernel: Kernel, key: LeaseKey) -> NetState:
@@ -167,16 +204,24 @@ def _links(kernel: Kernel, where: Netns) -> list[Link]:
     return found
 
 
-def _veth(kernel: Kernel, key: LeaseKey, inside: Link | None) -> Veth | None:
-    name = names.host_link(key)
+def _found(kernel: Kernel, name: str) -> list[Link]:
+    """The node's link of a name, if it is there."""
     try:
         (payload,) = kernel.routes[Netns.NODE].call(rtnetlink.get_link(name))
     except NetlinkError as error:
         if error.errno != errno.ENODEV:
             raise
+        return []
+    link = rtnetlink.link(payload)
+    kernel.indexes[Netns.NODE, name] = link.index
+    return [link]
+
+
+def _veth(kernel: Kernel, key: LeaseKey, inside: Link | None) -> Veth | None:
+    name = names.host_link(key)
+    host = next(iter(_found(kernel, name)), None)
+    if host is None:
         return None
-    host = rtnetlink.link(payload)
-    kernel.indexes[Netns.NODE, name] = host.index
     # Two ends of a pair name each other's ifindex.
     paired = inside is not None and (inside.peer_index, inside.index) == (host.index, host.peer_index)
     other = inside if inside is not None and paired else None

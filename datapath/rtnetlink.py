@@ -160,6 +160,12 @@ def add_veth(
     return Message(RTM_NEWLINK, payload, CREATE | EXCLUDE)
 
 
+def add_ifb(name: str) -> Message:
+    """Make an intermediate functional block device. EOPNOTSUPP: this kernel has none (module ifb)."""
+    kind = nested(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "ifb"))
+    return Message(RTM_NEWLINK, _IFINFO.pack(0, 0, 0, 0, 0) + text(_IFLA_IFNAME, name) + kind, CREATE | EXCLUDE)
+
+
 def set_link(
     which: int | str,
     *,

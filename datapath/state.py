@@ -120,6 +120,49 @@ class Rule:
     own: bool = False
 
 
+class Direction(StrEnum):
+    """Of packets at a device, seen from its namespace."""
+
+    INGRESS = "ingress"
+    EGRESS = "egress"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ifb:
+    """An intermediate device: what is redirected to it waits in its qdisc, then goes on where it came from."""
+
+    netns: Netns
+    name: str
+    alias: str
+    group: int
+    up: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tbf:
+    """A token bucket as root qdisc of a device, with our handle (tc-tbf(8))."""
+
+    netns: Netns
+    dev: str
+    rate: int
+    """Bytes per second, link layer header included."""
+    burst: int
+    """Size of the bucket in bytes. The kernel keeps it as a time: read back, it may be off by two of its ticks."""
+    limit: int
+    """Most bytes that wait."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redirect:
+    """A tc filter with our preference that leads all packets of a device in one direction to an Ifb."""
+
+    netns: Netns
+    dev: str
+    direction: Direction
+    to: str | None
+    """None, only ever observed: it leads to no device that is there, and drops what it gets."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sysctl:
     """A file below /proc/sys in the node's namespace. It can be set, not unset."""
@@ -138,18 +181,24 @@ class Member:
     mark: tuple[int, int] | None = None
 
 
-Item: TypeAlias = Veth | Eni | Addr | Route | Neigh | Rule | Sysctl | Member
+Item: TypeAlias = Veth | Eni | Ifb | Tbf | Redirect | Addr | Route | Neigh | Rule | Sysctl | Member
 NetState: TypeAlias = frozenset[Item]
 NOTHING: NetState = frozenset()
 
 
-def key(item: Item) -> Hashable:  # noqa: PLR0911 -- one line a kind
+def key(item: Item) -> Hashable:  # noqa: C901, PLR0911 -- one line a kind
     """What identifies an item among all others; the rest of it can be changed."""
     match item:
         case Veth():
             return Veth, item.name
         case Eni():
             return Eni, item.eni_id
+        case Ifb():
+            return Ifb, item.netns, item.name
+        case Tbf():
+            return Tbf, item.netns, item.dev
+        case Redirect():
+            return Redirect, item.netns, item.dev, item.direction
         case Route():
             return Route, item.netns, item.table, item.destination, item.metric
         case Neigh():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -82,6 +83,15 @@ class Box:
     def run(self, *words: str) -> None:
         """A vpcbox command with its output on ours; CalledProcessError where it fails."""
         subprocess.run(self.argv(*words), check=True)
+
+    @contextmanager
+    def standing(self, *words: str) -> Iterator[None]:
+        """Up with eniway, as `vpcbox up` is told by ``words``, and down at the end."""
+        try:
+            self.run("up", *words, "--install", "eniway")
+            yield
+        finally:
+            self.run("down")
 
     def stands(self) -> bool:
         """Whether a box runs in this directory."""

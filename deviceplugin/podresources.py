@@ -87,7 +87,8 @@ class PodResources:
         try:
             async with self._asking:
                 if not answer.done():
-                    await self._answer(dict(self._asked))
+                    # Who was answered a moment ago may still be here.
+                    await self._answer({one: who for one, who in self._asked.items() if not one.done()})
             return answer.result()
         finally:
             del self._asked[answer]
@@ -97,7 +98,8 @@ class PodResources:
             slots = await self._get(*asked.values()) if len(asked) == 1 else await self._listed()
         except NotReady as error:
             for answer in asked:
-                answer.set_exception(NotReady(str(error)))
+                if answer in self._asked:
+                    answer.set_exception(NotReady(str(error)))
             return
         for answer, pod in asked.items():
             found = slots.get((pod.namespace, pod.name))
@@ -105,8 +107,7 @@ class PodResources:
                 _log.info("kubelet does not know the pod", pod=str(pod))
             else:
                 self._allocations.claim(pod, found)
-            if not answer.done():
-                answer.set_result(found or ())
+            answer.set_result(found or ())
 
     async def _get(self, pod: PodRef) -> Mapping[PodName, tuple[Slot, ...]]:
         """The one pod with its slots, if kubelet knows it."""
@@ -160,6 +161,12 @@ class PodResources:
         except RpcFailed as error:
             raise NotReady(f"kubelet cannot list its allocatable resources: {error}") from error
         return frozenset(_ours(answer.devices))
+
+    async def slots(self) -> frozenset[Slot]:
+        """The slots kubelet may give away, and those that a pod has, healthy or not. NotReady as above."""
+        free = await self.allocatable()
+        given = await self.list()
+        return free.union(*given.values())
 
     async def _call(self, method: str, request: Message, response: type[_Response]) -> _Response:
         """Call, again with jitter while kubelet is busy (its rate limit) or away, for at most _PATIENCE_SECONDS."""

@@ -18,9 +18,11 @@ from eniallocator import publish
 from eniallocator.careers import Kernel
 from eniallocator.clock import Clock
 from eniallocator.cloud.api import CloudApi
+from eniallocator.cloud.switch import Switch
 from eniallocator.conditions import Conditions
 from eniallocator.devices import Device, devices
 from eniallocator.grants import Grants, Turn
+from eniallocator.handover import KubeletSlots
 from eniallocator.inventory import Inventory
 from eniallocator.ledger import Ledger
 from eniallocator.lifecycle import State
@@ -28,13 +30,27 @@ from eniallocator.opening import Opening
 from eniallocator.plan import CardView, Demand, Limits
 from eniallocator.pool import Pool
 from eniallocator.records import AddressRecord, Change, Drop, EniRecord, LeaseRecord, Put, RoutedAddress, Use
+from eniallocator.recover import recover
 from eniallocator.routed import Routed
 from eniallocator.store import Store
 from eniallocator.waiting import Outlook, Ticket, overdue
 from eniway import log, metrics
 from eniway.config import NodeConfig
 from eniway.errors import ConflictError, DeadlineExceeded, InvalidRequest, InvariantBroken, NotReady
-from eniway.model import Capacity, Card, Kind, Lease, LeaseKey, PodRef, Slot, VSwitchId, Wish
+from eniway.model import (
+    UNLIMITED,
+    Bandwidth,
+    Capacity,
+    Card,
+    Kind,
+    Lease,
+    LeaseKey,
+    PodRef,
+    Sandbox,
+    Slot,
+    VSwitchId,
+    Wish,
+)
 
 _log = log.get(__name__)
 
@@ -63,7 +79,7 @@ class Books:
     """Open with ``eniallocator.opening.open_ledger`` first; then everything but ``run`` answers without the cloud.
 
     Deadlines are monotonic times of ``clock``. ``fell_back`` is told of each pod that got a routed address because
-    there was no shared one, and why.
+    there was no shared one, and why; ``kubelet`` tells which slots it may give away or has given away.
     """
 
     def __init__(
@@ -77,6 +93,8 @@ class Books:
         random: Random,
         new_id: Callable[[], str],
         fell_back: Callable[[PodRef, str], None],
+        kubelet: KubeletSlots,
+        switch: Switch,
     ) -> None:
         self._config = config
         self._identity = opening.identity
@@ -121,6 +139,8 @@ class Books:
             demand=self._demand,
             changed=self._changed,
             primary_seen=self._routed.seen,
+            kubelet=kubelet,
+            switch=switch,
         )
         self._grants = Grants(
             self._inventory,
@@ -147,12 +167,14 @@ class Books:
         netns: str,
         deadline: float,
         else_routed: bool = False,
+        bandwidth: Bandwidth = UNLIMITED,
     ) -> Lease:
         """A lease for ``key``, durable; the same one when asked again.
 
         Waits for an address or card. ``else_routed``: a shared pod takes a routed address where no shared one can be
-        had. Raises at ``deadline``: a CapacityError where there is none to be had, DeadlineExceeded where there may be
-        one later; NotReady when the ledger cannot be written; ConflictError when the key belongs to another pod.
+        had. ``bandwidth`` is noted in a lease that is new. Raises at ``deadline``: a CapacityError where there is none
+        to be had, DeadlineExceeded where there may be one later; NotReady when the ledger cannot be written;
+        ConflictError when the key belongs to another pod.
         """
         started = self._clock.monotonic()
         if (held := self._inventory.leases.get(key)) is not None:
@@ -161,9 +183,10 @@ class Books:
             raise NotReady(f"an ADD for {key.alias} is waiting already")
         self._check_slot(kind, slot)
         if kind is Kind.EXCLUSIVE and slot is not None:
+            self._pool.want(slot)
             await self._send_home(slot, pod, deadline)
         routed_at = started + self._config.shared_patience_seconds if else_routed else None
-        ticket = Ticket(key, pod, kind, slot, netns, routed_at, asyncio.get_running_loop().create_future())
+        ticket = Ticket(key, pod, kind, slot, netns, routed_at, bandwidth, asyncio.get_running_loop().create_future())
         self._queue.append(ticket)
         self._changed()
         try:
@@ -190,6 +213,12 @@ class Books:
         if (held := self._inventory.leases.get(key)) is not None and not held.confirmed:
             self._store.record(Put(replace(held, confirmed=True)))
 
+    def limit(self, key: LeaseKey, bandwidth: Bandwidth) -> Lease | None:
+        """Note a lease's bandwidth; the lease then. What a crash loses of it the pod's annotations say again."""
+        if (held := self._inventory.leases.get(key)) is not None and held.bandwidth != bandwidth:
+            self._store.record(Put(replace(held, bandwidth=bandwidth)))
+        return self.lease(key)
+
     async def release(self, key: LeaseKey) -> None:
         """End a lease.
 
@@ -209,6 +238,11 @@ class Books:
         """The lease of that key; None too as long as its card is not known in full."""
         held = self._inventory.leases.get(key)
         return None if held is None else self._told(held)
+
+    def since(self, key: LeaseKey) -> float | None:
+        """When a lease began, in seconds since the epoch; None without one."""
+        held = self._inventory.leases.get(key)
+        return None if held is None else held.since
 
     def leases(self) -> Sequence[Lease]:
         """All leases, but of cards that are not known in full."""
@@ -239,6 +273,20 @@ class Books:
     def primary(self) -> Card:
         """The instance's own card."""
         return self._inventory.primary().card
+
+    async def recover(
+        self, sandboxes: Collection[Sandbox], routed_to: Mapping[LeaseKey, Collection[IPv4Address]]
+    ) -> int:
+        """After a lost ledger: leases of running pods; how many.
+
+        ``sandboxes``: living ones; ``routed_to``: the addresses that the kernel routes to each.
+        """
+        recovered = 0
+        for sandbox, changes in recover(sandboxes, routed_to, self._inventory, wall=self._clock.wall()):
+            _log.warning("a lease is known again", pod=str(sandbox.pod), container=sandbox.key.container_id)
+            await self._store.settle(*changes)
+            recovered += 1
+        return recovered
 
     async def settle_orphans(self, in_use: Collection[object]) -> None:
         """After a lost ledger.
@@ -278,6 +326,7 @@ class Books:
     def want_slot(self, slot: Slot) -> None:
         """A pod will come for this slot: have its card attached."""
         self._wanted.add(slot)
+        self._pool.want(slot)
         self._changed()
 
     def devices(self) -> Sequence[Device]:
@@ -331,6 +380,10 @@ class Books:
         """Return when ``status()`` may have changed: a moment after, since a burst of pods is many changes."""
         await self._status_signal.wait()
         await self._clock.sleep(GATHER_SECONDS)
+
+    def wake(self) -> None:
+        """Something that the books do not see has changed: what may be asked of the cloud."""
+        self._changed()
 
     async def run(self) -> None:
         """Keep cards and addresses ahead of demand, for ever."""

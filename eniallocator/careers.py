@@ -17,7 +17,17 @@ from typing import Any, Final, Protocol
 from eniallocator import lifecycle
 from eniallocator.clock import Clock
 from eniallocator.cloud.api import CloudApi, Eni, EniStatus
-from eniallocator.cloud.errors import ApiError, LimitsDiffer, NotFound, QuotaExhausted, Refused, VSwitchFull, WrongState
+from eniallocator.cloud.errors import (
+    ApiError,
+    LimitsDiffer,
+    NotFound,
+    QuotaExhausted,
+    Refused,
+    Throttled,
+    VSwitchFull,
+    Withheld,
+    WrongState,
+)
 from eniallocator.lifecycle import Event, State, Work
 from eniallocator.records import AddressRecord, Change, Drop, EniRecord, Put, Use
 from eniallocator.store import Store
@@ -156,6 +166,9 @@ class Careers:
                     delays.clear()
                     continue
                 except ApiError as error:
+                    if isinstance(error, Throttled | Withheld):
+                        # Surely not done: nothing to look for before the next try.
+                        self._fresh[token] = eni.state
                     if await self._gave_up(eni, error):
                         continue
                     base, cap = error.patience

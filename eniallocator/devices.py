@@ -23,15 +23,20 @@ class Device:
 
 
 def devices(enis: Collection[EniRecord], held: Collection[Slot | None], limits: Limits) -> tuple[Device, ...]:
-    """One for each exclusive slot, and for each slot that an exclusive pod holds (``held``) whatever it is for now."""
+    """One for each slot that kubelet knows, and for each that a pod holds (``held``), whatever it is for now."""
     by_slot = {eni.slot: eni for eni in enis if eni.slot is not None}
     places = limits.enis - 1 - limits.foreign - sum(slot > 0 for slot in by_slot)
     can_fill = limits.vswitch is not None and places > 0
-    slots = limits.exclusive_slots | {slot for slot in held if slot is not None}
-    return tuple(_device(slot, by_slot.get(slot), can_fill=can_fill, held=slot in held) for slot in sorted(slots))
+    slots = limits.offered_slots | {slot for slot in held if slot is not None}
+    return tuple(
+        _device(slot, by_slot.get(slot), can_fill=can_fill, held=slot in held, ours=slot in limits.exclusive_slots)
+        for slot in sorted(slots)
+    )
 
 
-def _device(slot: Slot, eni: EniRecord | None, *, can_fill: bool, held: bool) -> Device:
+def _device(slot: Slot, eni: EniRecord | None, *, can_fill: bool, held: bool, ours: bool) -> Device:
+    if not (ours or held):
+        return Device(slot, healthy=False, warm=False)
     if eni is None:
         return Device(slot, healthy=can_fill, warm=False)
     if eni.use is not Use.EXCLUSIVE:

@@ -90,6 +90,7 @@ class Grants:
             service_address=service,
             confirmed=False,
             since=self._clock.wall(),
+            bandwidth=ticket.bandwidth,
         )
 
     def _gives_up(self, ticket: Ticket, turn: Turn, ahead: int) -> bool:

@@ -7,7 +7,7 @@ from random import Random
 from typing import TypeVar
 
 from eniallocator.clock import Clock
-from eniallocator.cloud.errors import ApiError, Busy, Credentials, Throttled, Transient
+from eniallocator.cloud.errors import ApiError, Busy, Credentials, Throttled, Transient, Withheld
 from eniway.backoff import full_jitter
 
 _T = TypeVar("_T")
@@ -29,7 +29,7 @@ class Insist:
         while True:
             try:
                 return await call()
-            except (Throttled, Transient, Busy, Credentials) as error:
+            except (Throttled, Transient, Busy, Credentials, Withheld) as error:
                 base, cap = error.patience
                 delay = next(delays.setdefault(type(error), full_jitter(base=base, cap=cap, random=self._random)))
             await self._clock.sleep(delay)

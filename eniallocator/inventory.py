@@ -5,6 +5,7 @@ The same changes as the ledger takes, in the same order.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -37,6 +38,27 @@ A card that is being created is waited for in any case: what keeps it would keep
 """
 
 
+class Shelf:
+    """The secondary addresses of a card that no lease holds, in the order in which they can be handed out."""
+
+    __slots__ = ("_free", "order", "stuck", "times")
+
+    def __init__(self, times: tuple[float, ...], order: tuple[IPv4Address, ...], stuck: int) -> None:
+        self.times = times
+        """When each of ``order`` has cooled down, the longest unused first."""
+        self.order = order
+        self.stuck = stuck
+        """Addresses beside these: orphaned, being given back, or leased with another card."""
+        self._free: tuple[IPv4Address, ...] = ()
+
+    def free(self, now: float) -> tuple[IPv4Address, ...]:
+        """Those that have cooled down."""
+        count = bisect_right(self.times, now)
+        if count != len(self._free):
+            self._free = self.order[:count]
+        return self._free
+
+
 class Inventory:
     """Cards, addresses, leases.
 
@@ -61,6 +83,8 @@ class Inventory:
         """Leases of each card; of the primary one, those with a service address."""
         self._cool_at: dict[IPv4Address, float] = {}
         self._cooldown = cooldown
+        self._shelves: dict[str, Shelf] = {}
+        """By card, as long as nothing on it has changed."""
         records: tuple[Record, ...] = (*contents.enis, *contents.addresses, *contents.leases, *contents.assigns)
         for record in records:
             self.apply(Put(record))
@@ -92,6 +116,8 @@ class Inventory:
         """Let ``addresses`` cool down from ``now`` on."""
         for address in addresses:
             self._cool_at[address] = now + self._cooldown
+            if (record := self.addresses.get(address)) is not None:
+                self._shelves.pop(record.token, None)
 
     def _lookup(self, record: Record) -> Record | None:
         match record:
@@ -106,7 +132,19 @@ class Inventory:
             case AssignRecord():
                 return self.assigns.get(record.token)
 
+    def _stir(self, record: Record) -> None:
+        """What was worked out of the cards that ``record`` is about no longer holds."""
+        match record:
+            case AddressRecord():
+                self._shelves.pop(record.token, None)
+            case LeaseRecord():
+                self._shelves.pop(record.token, None)
+                for address in record.addresses:
+                    if (known := self.addresses.get(address)) is not None:
+                        self._shelves.pop(known.token, None)
+
     def _take(self, record: Record) -> None:
+        self._stir(record)
         match record:
             case EniRecord():
                 self.enis[record.token] = record
@@ -128,6 +166,7 @@ class Inventory:
                 self.assigns[record.token] = record
 
     def _forget(self, record: Record) -> None:
+        self._stir(record)
         match record:
             case EniRecord():
                 del self.enis[record.token]
@@ -198,20 +237,10 @@ class Inventory:
             card=card.card,
             address=record.address,
             service_address=record.service_address,
+            bandwidth=record.bandwidth,
         )
 
     # -- what can be handed out
-
-    def is_free(self, address: IPv4Address, now: float) -> bool:
-        """Whether a secondary address can be leased at once, as far as it is up to the address."""
-        record = self.addresses[address]
-        return not (
-            record.primary
-            or record.orphan
-            or record.leaving
-            or address in self._holder
-            or self._cool_at.get(address, 0.0) > now
-        )
 
     def pick_shared(self, now: float, slots: Collection[Slot] | None = None) -> tuple[EniRecord, IPv4Address] | None:
         """An address for a shared pod: of the fullest ready card, the one released longest ago.
@@ -227,8 +256,8 @@ class Inventory:
             and (slots is None or eni.slot in slots)
         ]
         for eni in sorted(ready, key=lambda eni: (-self._leased[eni.token], eni.slot or 0)):
-            if free := self.free_of(eni.token, now):
-                return eni, free[0]
+            if (address := self._first_free(eni.token, now)) is not None:
+                return eni, address
         return None
 
     def pick_routed(self, now: float) -> IPv4Address | None:
@@ -237,16 +266,43 @@ class Inventory:
 
     def pick_service(self, now: float) -> IPv4Address | None:
         """A free secondary address of the primary card."""
-        free = self.free_of(self.primary().token, now)
-        return free[0] if free else None
+        return self._first_free(self.primary().token, now)
 
-    def free_of(self, token: str, now: float) -> list[IPv4Address]:
+    def free_of(self, token: str, now: float) -> tuple[IPv4Address, ...]:
         """Free secondary addresses of a card, the longest unused first."""
-        free = [address for address in self._of_card.get(token, ()) if self.is_free(address, now)]
-        return sorted(free, key=lambda address: (self._cool_at.get(address, 0.0), address))
+        return self._shelf(token).free(now)
+
+    def _first_free(self, token: str, now: float) -> IPv4Address | None:
+        shelf = self._shelf(token)
+        return shelf.order[0] if shelf.order and shelf.times[0] <= now else None
+
+    def _shelf(self, token: str) -> Shelf:
+        """What a card has, worked out when it was last changed: cards are many, changes few."""
+        if (shelf := self._shelves.get(token)) is not None:
+            return shelf
+        resting: list[tuple[float, int, IPv4Address]] = []
+        stuck = 0
+        for address in self._of_card.get(token, ()):
+            record = self.addresses[address]
+            if (holder := self._holder.get(address)) is not None:
+                # Leased with another card, which lost it to this one.
+                stuck += not record.primary and token not in self._cards_of(self.leases[holder])
+            elif record.primary:
+                continue
+            elif record.orphan or record.leaving:
+                stuck += 1
+            else:
+                resting.append((self._cool_at.get(address, 0.0), int(address), address))
+        resting.sort()
+        shelf = Shelf(tuple(at for at, _, _ in resting), tuple(address for _, _, address in resting), stuck)
+        self._shelves[token] = shelf
+        return shelf
 
     def next_cooled(self, now: float) -> float | None:
         """When the next address has cooled down."""
+        if len(self._cool_at) > 2 * (len(self.addresses) + len(self.pods.known)) + 64:
+            known = self.addresses.keys() | self.pods.known.keys()
+            self._cool_at = {address: at for address, at in self._cool_at.items() if at > now or address in known}
         return min(
             (
                 at
@@ -305,16 +361,8 @@ class Inventory:
         held: Collection[str],
         late: Collection[str],
     ) -> CardView:
-        free = tuple(self.free_of(eni.token, now))
-        stuck = cooling = 0
-        for address in self._of_card.get(eni.token, ()):
-            record = self.addresses[address]
-            if (holder := self._holder.get(address)) is not None:
-                # Leased with another card, which lost it to this one.
-                stuck += not record.primary and eni.token not in self._cards_of(self.leases[holder])
-            elif not record.primary:
-                stuck += record.orphan or record.leaving
-                cooling += not (record.orphan or record.leaving) and self._cool_at.get(address, 0.0) > now
+        shelf = self._shelf(eni.token)
+        free = shelf.free(now)
         coming = eni.wanted if eni.state is State.CREATING else arriving.get(eni.token, 0)
         return CardView(
             token=eni.token,
@@ -324,8 +372,8 @@ class Inventory:
             vswitch_id=eni.vswitch_id,
             used=self._leased[eni.token],
             free=free,
-            cooling=cooling,
-            stuck=stuck + (self.foreign_addresses if eni.use is Use.PRIMARY else 0),
+            cooling=len(shelf.order) - len(free),
+            stuck=shelf.stuck + (self.foreign_addresses if eni.use is Use.PRIMARY else 0),
             arriving=coming,
             busy=eni.token in busy,
             held=eni.token in held,

@@ -102,6 +102,13 @@ CREATE TABLE IF NOT EXISTS routed_leases (
 ) STRICT, WITHOUT ROWID;
 """
 
+_LATER: Final = tuple(
+    (table, column, "INTEGER")
+    for table in ("leases", "routed_leases")
+    for column in ("ingress_bandwidth", "egress_bandwidth")
+)
+"""Columns of bits per second, NULL for no limit, that the first releases had not."""
+
 T = TypeVar("T")
 
 
@@ -293,6 +300,9 @@ def _connect(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA synchronous = FULL")
         _check_pages(database)
         database.executescript(SCHEMA)
+        for table, column, kind in _LATER:
+            if column not in {row[1] for row in database.execute(f"PRAGMA table_info({table})")}:
+                database.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
         if database.execute("PRAGMA user_version").fetchone()[0] < VERSION:
             database.execute(f"PRAGMA user_version = {VERSION}")
         database.execute("PRAGMA foreign_keys = ON")

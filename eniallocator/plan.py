@@ -2,8 +2,10 @@
 
     shared:     short = waiting + min_idle - (free + arriving); filled up in one call to each card, fullest card first,
                 and then with new cards that come with their addresses. Above max_idle the emptiest cards are emptied,
-                and given back when empty.
-    exclusive:  every slot that somebody wants has a card, and ``warm_exclusive`` more are kept ahead.
+                and given back when empty; of that only what was idle for a while (``spare_addresses``).
+    exclusive:  every slot that somebody wants has a card, and ``warm_exclusive`` more are kept ahead; what is more than
+                these goes back after a while (``spare_cards``).
+    slots:      where they are not divided once for all, shared pods claim one when their own are full.
     services:   one secondary address of the primary card for each exclusive slot, ahead of its pod.
 
 A cooling address is not free. What is under way counts as arriving, so planning again while calls are out plans nothing
@@ -12,7 +14,7 @@ twice.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final
@@ -98,6 +100,20 @@ class Limits:
     """Few addresses there: one at a time."""
     foreign: int = 0
     """Cards of the instance that are not ours."""
+    offered_slots: frozenset[Slot] = frozenset()
+    """Those that kubelet knows of."""
+    moving_slots: frozenset[Slot] = frozenset()
+    """Claimed for shared pods, and not let go by kubelet yet."""
+    kept_slots: frozenset[Slot] = frozenset()
+    """Claimed lately, and not let go by kubelet."""
+    auto: bool = False
+    """Shared pods may claim exclusive slots."""
+    releases: bool = True
+    """Whether anything may be given back at present."""
+    spare_addresses: int | None = None
+    """Idle for long enough to go back; None: all that are above ``max_idle``."""
+    spare_cards: int = 0
+    """Exclusive cards above ``warm_exclusive`` that were idle for long enough to go back."""
 
     @property
     def secondary(self) -> int:
@@ -138,19 +154,14 @@ class Discard:
     token: str
 
 
-CloudOp = CreateCard | Assign | Unassign | Discard
+@dataclass(frozen=True, slots=True)
+class ClaimSlot:
+    """Ask kubelet for an exclusive slot, for shared pods."""
+
+    slot: Slot
 
 
-def divide_slots(*, enis: int, exclusive: int) -> tuple[frozenset[Slot], frozenset[Slot]]:
-    """(shared, exclusive) slots of an instance with ``enis`` cards: the highest ``exclusive`` numbers are exclusive.
-
-    One is left for shared pods, which no node is without, and none is shared that has no packet mark.
-    """
-    first = min(enis, max(2, enis - exclusive))
-    return (
-        frozenset(map(Slot, range(1, min(first, names.MARK_SLOTS + 1)))),
-        frozenset(map(Slot, range(max(1, first), enis))),
-    )
+CloudOp = CreateCard | Assign | Unassign | Discard | ClaimSlot
 
 
 def plan(cards: Sequence[CardView], demand: Demand, limits: Limits) -> tuple[CloudOp, ...]:
@@ -161,9 +172,47 @@ def plan(cards: Sequence[CardView], demand: Demand, limits: Limits) -> tuple[Clo
     ops += _shared(cards, demand, limits, places)
     ops += _warm(cards, demand, limits, places)
     ops += _services(cards, limits)
-    taken = {op.token for op in ops if not isinstance(op, CreateCard)}
+    taken = {op.token for op in ops if isinstance(op, Assign | Unassign | Discard)}
     ops += [Discard(card.token) for card in cards if card.token not in taken and _misplaced(card, limits)]
+    if not limits.releases:
+        return tuple(op for op in ops if not isinstance(op, Unassign | Discard))
     return tuple(ops)
+
+
+def shortage(cards: Sequence[CardView], demand: Demand, limits: Limits) -> int:
+    """Addresses for shared pods that are wanted and neither there nor asked for; negative: so many more than wanted."""
+    staying = _staying(cards, limits)
+    return demand.shared + limits.min_idle - sum(len(card.free) + card.arriving for card in staying)
+
+
+def surplus(cards: Sequence[CardView], demand: Demand, limits: Limits) -> tuple[int, int]:
+    """(addresses, exclusive cards) idle beyond what is kept: what may go back when it stays so."""
+    beyond = limits.min_idle - limits.max_idle - shortage(cards, demand, limits)
+    return (0 if demand.shared else max(0, beyond)), max(0, _idle_cards(cards, demand, limits) - limits.warm_exclusive)
+
+
+def _staying(cards: Sequence[CardView], limits: Limits) -> list[CardView]:
+    """Shared cards that pods can count on, sooner or later."""
+    return [
+        card
+        for card in cards
+        if card.use is Use.SHARED
+        and card.slot in limits.shared_slots
+        and not card.late
+        and (card.state is State.READY or card.state in COMING)
+    ]
+
+
+def _idle_cards(cards: Sequence[CardView], demand: Demand, limits: Limits) -> int:
+    """Exclusive cards, coming ones too, that nobody has or waits for."""
+    return sum(
+        card.use is Use.EXCLUSIVE
+        and card.slot in limits.exclusive_slots
+        and card.slot not in demand.slots
+        and not card.used
+        and (card.state is State.READY or card.state in COMING)
+        for card in cards
+    )
 
 
 class _Places:
@@ -193,37 +242,74 @@ def _wanted(cards: Sequence[CardView], demand: Demand, limits: Limits, places: _
 
 def _warm(cards: Sequence[CardView], demand: Demand, limits: Limits, places: _Places) -> Iterator[CloudOp]:
     occupied = {card.slot for card in cards}
-    idle = sum(
-        card.use is Use.EXCLUSIVE
-        and card.slot in limits.exclusive_slots
-        and card.slot not in demand.slots
-        and not card.used
-        and (card.state is State.READY or card.state in COMING)
-        for card in cards
-    )
+    idle = _idle_cards(cards, demand, limits)
     for slot in sorted(limits.exclusive_slots - occupied - demand.slots):
         if idle >= limits.warm_exclusive:
-            return
+            break
         if vswitch := places.take(slot):
             idle += 1
             yield CreateCard(slot, Use.EXCLUSIVE, vswitch, 0)
+    spare = min(limits.spare_cards, idle - limits.warm_exclusive)
+    for card in sorted(cards, key=lambda card: -(card.slot or 0)):
+        if spare > 0 and _vacant(card, demand, limits) and card.slot in limits.exclusive_slots:
+            spare -= 1
+            yield Discard(card.token)
+
+
+def _vacant(card: CardView, demand: Demand, limits: Limits) -> bool:
+    """An exclusive card in service that nobody has or waits for."""
+    return (
+        card.use is Use.EXCLUSIVE
+        and card.state is State.READY
+        and card.empty
+        and not (card.busy or card.held)
+        and card.slot not in demand.slots
+        and card.slot in limits.exclusive_slots | limits.moving_slots
+    )
 
 
 def _shared(cards: Sequence[CardView], demand: Demand, limits: Limits, places: _Places) -> Iterator[CloudOp]:
-    ours = [card for card in cards if card.use is Use.SHARED and card.slot in limits.shared_slots]
-    staying = [card for card in ours if not card.late and (card.state is State.READY or card.state in COMING)]
-    supply = sum(len(card.free) + card.arriving for card in staying)
-    short = demand.shared + limits.min_idle - supply
+    staying = _staying(cards, limits)
+    short = shortage(cards, demand, limits)
     if short > 0:
-        yield from _grow(staying, short, limits, places)
+        short = yield from _grow(staying, short, limits, places)
+        yield from _claim(cards, short, demand, limits)
     elif not demand.shared:
-        yield from _shrink([card for card in staying if card.state is State.READY], supply, limits)
+        spare = -short - (limits.max_idle - limits.min_idle)
+        if limits.spare_addresses is not None:
+            spare = min(spare, limits.spare_addresses)
+        yield from _shrink([card for card in staying if card.state is State.READY], spare)
 
 
-def _grow(staying: Sequence[CardView], short: int, limits: Limits, places: _Places) -> Iterator[CloudOp]:
+def _claim(cards: Sequence[CardView], short: int, demand: Demand, limits: Limits) -> Iterator[CloudOp]:
+    """Slots of exclusive use for ``short`` addresses: empty ones first, then those of cards that nobody has.
+
+    Only for pods that wait is the last one claimed: else as many stay as are to be warm.
+    """
+    if not limits.auto or limits.vswitch is None or limits.secondary <= 0:
+        return
+    by_slot = {card.slot: card for card in cards}
+    # On their way to shared use, or theirs already with the exclusive card not gone yet.
+    coming = limits.moving_slots | {
+        slot for slot in limits.shared_slots if slot in by_slot and by_slot[slot].use is Use.EXCLUSIVE
+    }
+    short -= len(coming) * limits.secondary
+    there = sorted(limits.exclusive_slots - limits.kept_slots - demand.slots)
+    can = [slot for slot in there if slot not in by_slot and slot <= names.MARK_SLOTS]
+    can += [slot for slot in there if slot in by_slot and _vacant(by_slot[slot], demand, limits)]
+    left = len(can) - (0 if demand.shared else limits.warm_exclusive)
+    for slot in can[: max(0, left)]:
+        if short <= 0:
+            return
+        short -= limits.secondary
+        yield ClaimSlot(slot)
+
+
+def _grow(staying: Sequence[CardView], short: int, limits: Limits, places: _Places) -> Generator[CloudOp, None, int]:
+    """Calls for ``short`` more addresses; returns how many of them cannot be had in the slots there are."""
     if limits.secondary <= 0:
         # A type with one address a card carries no shared pods.
-        return
+        return 0
     fullest_first = sorted(staying, key=lambda card: (-card.used, card.slot or 0))
     for card in fullest_first:
         room = _room(card, limits)
@@ -234,22 +320,22 @@ def _grow(staying: Sequence[CardView], short: int, limits: Limits, places: _Plac
         yield Assign(card.token, count)
         # The rest of a scarce batch is asked for when this one is answered.
         if card.vswitch_id in limits.scarce_vswitches:
-            return
+            return 0
     # Cards on their way, or with a call out, will take some of it soon: that is cheaper than another card.
     short -= sum(max(0, _room(card, limits)) for card in staying if card.state is not State.READY or card.busy)
     for slot in sorted(limits.shared_slots):
         if short <= 0:
-            return
+            return 0
         if vswitch := places.take(slot):
             count = _batch(min(short, limits.secondary), vswitch, limits)
             short -= count
             yield CreateCard(slot, Use.SHARED, vswitch, count)
             if vswitch in limits.scarce_vswitches:
-                return
+                return 0
+    return short
 
 
-def _shrink(ready: Sequence[CardView], supply: int, limits: Limits) -> Iterator[CloudOp]:
-    excess = supply - limits.max_idle
+def _shrink(ready: Sequence[CardView], excess: int) -> Iterator[CloudOp]:
     for card in sorted(ready, key=lambda card: (card.used + card.cooling, -(card.slot or 0))):
         if excess < 0 or card.busy or card.held:
             continue
@@ -283,7 +369,7 @@ def _misplaced(card: CardView, limits: Limits) -> bool:
         return False
     if card.state is State.LOST:
         return True
-    own = {Use.SHARED: limits.shared_slots, Use.EXCLUSIVE: limits.exclusive_slots}.get(card.use)
+    own = {Use.SHARED: limits.shared_slots, Use.EXCLUSIVE: limits.exclusive_slots | limits.moving_slots}.get(card.use)
     return card.state is State.READY and own is not None and card.slot not in own
 
 

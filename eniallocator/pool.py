@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Final
@@ -16,10 +16,27 @@ from eniallocator.careers import Careers, Kernel
 from eniallocator.clock import Clock
 from eniallocator.cloud.api import CloudApi, Eni
 from eniallocator.cloud.errors import ApiError, LimitsDiffer, NotFound, VSwitchFull
+from eniallocator.cloud.switch import Calls, Switch
+from eniallocator.handover import Handover, KubeletSlots
+from eniallocator.idle import Idle
 from eniallocator.insist import Insist
 from eniallocator.lifecycle import State
-from eniallocator.plan import Assign, CloudOp, CreateCard, Demand, Discard, Limits, Unassign, divide_slots, plan
-from eniallocator.records import AddressRecord, AssignRecord, Drop, EniRecord, Identity, Put, TypeLimits
+from eniallocator.plan import (
+    Assign,
+    CardView,
+    ClaimSlot,
+    CloudOp,
+    CreateCard,
+    Demand,
+    Discard,
+    Limits,
+    Unassign,
+    plan,
+    shortage,
+    surplus,
+)
+from eniallocator.records import AddressRecord, AssignRecord, Drop, EniRecord, Identity, Put, TypeLimits, Use
+from eniallocator.slots import divide
 from eniallocator.store import Store
 from eniallocator.survey import Survey
 from eniallocator.vswitches import VSwitches
@@ -27,7 +44,7 @@ from eniallocator.watch import Watch
 from eniway import log, names
 from eniway.config import NodeConfig
 from eniway.errors import NotReady
-from eniway.model import Card, SecurityGroupId
+from eniway.model import Card, SecurityGroupId, Slot
 
 _log = log.get(__name__)
 
@@ -64,8 +81,14 @@ class Pool:
         demand: Callable[[], Demand],
         changed: Callable[[], None],
         primary_seen: Callable[[Eni], None],
+        kubelet: KubeletSlots,
+        switch: Switch,
     ) -> None:
         self._config = config
+        self._switch = switch
+        self._handover = Handover(kubelet, clock=clock, changed=changed)
+        idle, now = config.pool.idle_seconds, clock.monotonic()
+        self._idle_addresses, self._idle_cards = Idle(idle, now=now), Idle(idle, now=now)
         self._vswitches = vswitches
         self._store = store
         self._inventory = store.inventory
@@ -134,12 +157,22 @@ class Pool:
             return None
         now = self._clock.monotonic()
         settings = self._config.pool
-        shared, exclusive = divide_slots(enis=known.enis, exclusive=settings.exclusive_slots)
+        slots = divide(
+            enis=known.enis,
+            exclusive=None if settings.exclusive_slots == "auto" else settings.exclusive_slots,
+            shared_cards=[eni.slot for eni in self._inventory.enis.values() if eni.use is Use.SHARED],
+            moving=self._handover.moving,
+            taken=self._handover.taken,
+        )
         return Limits(
             enis=known.enis,
             addresses_per_eni=known.addresses_per_eni,
-            shared_slots=shared,
-            exclusive_slots=exclusive,
+            shared_slots=slots.shared,
+            exclusive_slots=slots.exclusive,
+            offered_slots=slots.offered,
+            moving_slots=slots.moving,
+            kept_slots=self._handover.kept(now),
+            auto=slots.auto,
             min_idle=settings.min_idle_addresses,
             max_idle=settings.max_idle_addresses,
             warm_exclusive=settings.warm_exclusive,
@@ -147,7 +180,12 @@ class Pool:
             empty_vswitches=self._vswitches.empty(now),
             scarce_vswitches=self._vswitches.scarce(),
             foreign=self._inventory.foreign_cards,
+            releases=self._switch.calls is Calls.ALL,
         )
+
+    def want(self, slot: Slot) -> None:
+        """A pod has ``slot``, by kubelet's word or its own."""
+        self._handover.wanted(slot)
 
     @property
     def blocked(self) -> str:
@@ -172,6 +210,7 @@ class Pool:
             self._group = group
             group.create_task(self._watch.run())
             group.create_task(self._pay_debts())
+            group.create_task(self._handover.run())
             self._resume()
             group.create_task(self._survey.keep_learning())
             group.create_task(self._survey.keep_comparing())
@@ -185,17 +224,21 @@ class Pool:
         now = self._clock.monotonic()
         self._held = {token: until for token, until in self._held.items() if until > now}
         self._late, next_late = self._inventory.late(self._clock.wall())
+        if self._cloud.strained:
+            # Another card would wait for the same quota.
+            self._late = ()
         limits = self.limits()
         # Not before the cloud's cards have been seen once: what a lost ledger forgot would be created again.
         if limits is not None and self._survey.compared:
             views = self._inventory.views(now, busy=self._busy, held=self._held, late=self._late)
-            for op in plan(views, self._demand(), limits):
-                self._start(op)
+            self._act(views, limits, now)
         times = [
             *self._held.values(),
             self._inventory.next_cooled(now),
             self._blocked_until,
             self._blocked_until + BLOCK_SECONDS,
+            self._idle_addresses.next(now),
+            self._idle_cards.next(now),
         ]
         if next_late is not None:
             times.append(now + next_late)
@@ -208,6 +251,24 @@ class Pool:
             return
         if not self._demand().pressing:
             await self._clock.sleep(GATHER_SECONDS)
+
+    def _act(self, views: Sequence[CardView], limits: Limits, now: float) -> None:
+        """Begin what is to be done now."""
+        demand = self._demand()
+        addresses, cards = surplus(views, demand, limits)
+        limits = replace(
+            limits,
+            spare_addresses=self._idle_addresses.spare(addresses, now),
+            spare_cards=self._idle_cards.spare(cards, now),
+        )
+        ops = plan(views, demand, limits) if self._switch.calls is not Calls.NONE else ()
+        for op in ops:
+            self._start(op)
+        if limits.auto:
+            filling = {card.slot for card in views if card.slot is not None and card.use is Use.EXCLUSIVE}
+            filling |= {op.slot for op in ops if isinstance(op, CreateCard)}
+            if self._handover.settle(needed=shortage(views, demand, limits) > 0, filling=filling):
+                self._changed()
 
     def _start(self, op: CloudOp) -> None:
         """Mark ``op`` in the books at once, so that it is not planned again, and set about it."""
@@ -238,6 +299,9 @@ class Pool:
                 followed = op.token in self._followed
                 self._followed.add(op.token)
                 self._spawn(self._discard(op.token, self._careers.discard(op.token), followed=followed))
+            case ClaimSlot():
+                self._handover.claim(op.slot)
+                self._changed()
 
     def _spawn(self, work: Awaitable[None]) -> None:
         assert self._group is not None

@@ -58,7 +58,11 @@ def address_capacity(cards: Sequence[CardView], limits: Limits | None, *, stock:
         room = sum(
             max(0, limits.secondary - card.total) for card in staying if card.vswitch_id not in limits.empty_vswitches
         )
-        cold = len(limits.shared_slots - {card.slot for card in cards})
+        occupied = {card.slot for card in cards}
+        cold = len(limits.shared_slots - occupied)
+        if limits.auto:
+            # Either use may have these: they count for both until one has.
+            cold += len((limits.exclusive_slots | limits.moving_slots) - occupied)
         places = (
             limits.enis
             - 1

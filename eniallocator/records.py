@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from eniallocator.lifecycle import State
 from eniway.errors import InvariantBroken
-from eniway.model import Card, EniId, InstanceId, Kind, LeaseKey, Mac, PodRef, Slot, VSwitchId
+from eniway.model import UNLIMITED, Bandwidth, Card, EniId, InstanceId, Kind, LeaseKey, Mac, PodRef, Slot, VSwitchId
 
 
 class Use(StrEnum):
@@ -105,6 +105,7 @@ class LeaseRecord:
     service_address: IPv4Address | None
     confirmed: bool
     since: float
+    bandwidth: Bandwidth = UNLIMITED
 
     @property
     def addresses(self) -> tuple[IPv4Address, ...]:

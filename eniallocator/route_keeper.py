@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from random import Random
 from typing import Final
 
-from eniallocator import routes
+from eniallocator import evidence, routes
 from eniallocator.clock import Clock
 from eniallocator.cloud.errors import (
     AlreadyThere,
@@ -26,6 +26,7 @@ from eniallocator.cloud.errors import (
     WrongState,
 )
 from eniallocator.cloud.routes import MOST_AT_ONCE, NewEntry, RouteApi, RouteEntry
+from eniallocator.evidence import MOST_A_ROUND
 from eniallocator.routes import NodeRoute, RouteState, Verdict
 from eniway import log, metrics
 from eniway.backoff import full_jitter
@@ -36,7 +37,6 @@ _log = log.get(__name__)
 Wants = Callable[[], Collection[NodeRoute]]
 Tell = Callable[[Mapping[str, Verdict]], None]
 
-MOST_INSTANCES: Final = 100
 _PASSING: Final = (Throttled, Transient, Busy, WrongState, Credentials)
 """Errors that say nothing about what was asked for: the same again, later."""
 _SECONDS_BETWEEN: Final = 1.0
@@ -59,7 +59,13 @@ class RouteKeeper:
         clock: Clock,
         random: Random,
         new_id: Callable[[], str],
+        most_percent: int = 20,
+        dry_run: bool = False,
     ) -> None:
+        """``most_percent``: share of the instances that entries lead to which may be gone at once.
+
+        ``dry_run``: write nothing, say what would be written.
+        """
         self._api = api
         self._tables = tables
         self._mark = routes.mark(cluster)
@@ -67,6 +73,8 @@ class RouteKeeper:
         self._clock = clock
         self._random = random
         self._new_id = new_id
+        self._most_percent = most_percent
+        self._dry_run = dry_run
         self._verdicts: dict[str, dict[str, Verdict]] = {table: {} for table in tables}
         self._held: dict[tuple[str, NodeRoute], tuple[Verdict, float]] = {}
         """What the cloud refused, what it said, and the monotonic time from when on it is tried again."""
@@ -75,6 +83,8 @@ class RouteKeeper:
         self._delete_singly: set[str] = set()
         self._stuck: set[str] = set()
         """Entries that the cloud does not let go of; left alone until the next ``settle``."""
+        self.too_many_gone: dict[str, int] = {}
+        """By table: how many instances are gone, where that is more than is believed: their entries stay."""
 
     async def settle(self, wants: Wants, tell: Tell) -> None:
         """Return when every route stands, or cannot for now.
@@ -92,6 +102,8 @@ class RouteKeeper:
         self._create_singly.clear()
         self._delete_singly.clear()
         self._stuck.clear()
+        self.too_many_gone.pop(table, None)
+        removals = MOST_A_ROUND
         quiet_by = self._clock.monotonic()
         while True:
             wanted = wants()
@@ -104,19 +116,30 @@ class RouteKeeper:
                     mark=self._mark,
                     quota=self._quota,
                     gone=gone,
+                    most_removals=removals,
                     held=self._held_now(table),
                 )
                 self._tell(table, plan.verdicts, tell)
                 if fresh := plan.suspects - asked:
+                    proved = await evidence.gone(
+                        self._api, fresh, {want.instance_id for want in wanted}, random=self._random
+                    )
                     asked |= fresh
-                    gone |= await self._gone(fresh, {want.instance_id for want in wanted})
+                    if evidence.too_many(gone | proved, plan.known | gone, most_percent=self._most_percent):
+                        self._refuse(table, gone | proved, plan.known | gone)
+                    else:
+                        gone |= proved
                     continue
+                if self._dry_run:
+                    _would(table, plan)
+                    return
                 delete = [entry for entry in plan.delete if entry.entry_id not in self._stuck]
                 if plan.busy and (self._clock.monotonic() < quiet_by or not (delete or plan.create)):
                     await self._clock.sleep(next(looks))
                     continue
                 if delete:
-                    await self._delete(table, delete)
+                    deleted = await self._delete(table, delete)
+                    removals -= sum(entry.hops[0] in gone for entry in deleted)
                 elif plan.create:
                     await self._create(table, plan.create)
                 else:
@@ -131,14 +154,15 @@ class RouteKeeper:
                 backoff = full_jitter(base=base, cap=cap, random=self._random)
                 await self._clock.sleep(next(pauses.setdefault(type(error), backoff)))
 
-    async def _gone(self, suspects: Collection[InstanceId], placed: Collection[InstanceId]) -> set[InstanceId]:
-        """Those of ``suspects`` that do not exist, proved by an answer that does list one that is a node."""
-        witness = min(placed, default=None)
-        if witness is None:
-            return set()
-        some = sorted(suspects)[: MOST_INSTANCES - 1]
-        there = await self._api.instances([*some, witness])
-        return set(some) - there if witness in there else set()
+    def _refuse(self, table: str, gone: Collection[InstanceId], known: Collection[InstanceId]) -> None:
+        self.too_many_gone[table] = len(gone)
+        _log.error(
+            "so many instances are gone that none of their routes is deleted",
+            table=table,
+            gone=len(gone),
+            known=len(known),
+            most_percent=self._most_percent,
+        )
 
     async def _create(self, table: str, wants: Sequence[NodeRoute]) -> None:
         batch = [want for want in wants if want not in self._create_singly][:MOST_AT_ONCE]
@@ -178,11 +202,11 @@ class RouteKeeper:
             metrics.ROUTE_CHANGES.labels("create").inc()
         del self._create_singly[want]
 
-    async def _delete(self, table: str, entries: Sequence[RouteEntry]) -> None:
+    async def _delete(self, table: str, entries: Sequence[RouteEntry]) -> Sequence[RouteEntry]:
+        """Those on their way out."""
         batch = [entry for entry in entries if entry.entry_id not in self._delete_singly][:MOST_AT_ONCE]
         if not batch:
-            await self._delete_one(entries[0])
-            return
+            return await self._delete_one(entries[0])
         _log.info("deleting routes", table=table, routes=[f"{e.destination} → {', '.join(e.hops)}" for e in batch])
         try:
             failed = await self._api.delete(table, batch)
@@ -191,25 +215,26 @@ class RouteKeeper:
         except ApiError:
             failed = {entry.entry_id: "" for entry in batch}
         self._delete_singly |= set(failed)
-        self._deleted(len(batch) - len(failed))
+        return self._deleted([entry for entry in batch if entry.entry_id not in failed])
 
-    async def _delete_one(self, entry: RouteEntry) -> None:
+    async def _delete_one(self, entry: RouteEntry) -> Sequence[RouteEntry]:
         try:
             await self._api.delete_one(entry.entry_id)
         except _PASSING:
             raise
         except NotFound:
-            return
+            return ()
         except ApiError:
             self._stuck.add(entry.entry_id)
-        else:
-            self._deleted(1)
+            return ()
+        return self._deleted([entry])
 
-    def _deleted(self, count: int) -> None:
+    def _deleted(self, entries: Sequence[RouteEntry]) -> Sequence[RouteEntry]:
         """There is room again."""
-        metrics.ROUTE_CHANGES.labels("delete").inc(count)
-        if count:
+        metrics.ROUTE_CHANGES.labels("delete").inc(len(entries))
+        if entries:
             self._held = {key: held for key, held in self._held.items() if held[0].state is not RouteState.OVER_QUOTA}
+        return entries
 
     def _entry(self, want: NodeRoute) -> NewEntry:
         return NewEntry(want.destination, want.instance_id, name=f"eniway-{want.node}"[:128], description=self._mark)
@@ -242,6 +267,18 @@ class RouteKeeper:
         self._verdicts[table] = dict(verdicts)
         nodes = {node for known in self._verdicts.values() for node in known}
         tell({node: routes.worst(known[node] for known in self._verdicts.values() if node in known) for node in nodes})
+
+
+def _would(table: str, plan: routes.Plan) -> None:
+    """Say and count what a dry run leaves undone."""
+    _log.info(
+        "dry run",
+        table=table,
+        would_create=[f"{want.destination} → {want.instance_id}" for want in plan.create],
+        would_delete=[f"{entry.destination} → {', '.join(entry.hops)}" for entry in plan.delete],
+    )
+    metrics.DRY_RUN.labels("create_route").set(len(plan.create))
+    metrics.DRY_RUN.labels("delete_route").set(len(plan.delete))
 
 
 def _refusal(state: RouteState, error: ApiError) -> Verdict:

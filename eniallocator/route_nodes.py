@@ -46,6 +46,13 @@ def wanted(nodes: Iterable[Node], networks: Mapping[str, NodeNetwork], *, region
     return frozenset(found)
 
 
+def placed(nodes: Mapping[str, Node], networks: Mapping[str, NodeNetwork]) -> frozenset[InstanceId]:
+    """Instances that may be nodes, by whatever says so of a Node that is there: none of them is gone."""
+    providers = (_PROVIDER.fullmatch(node.spec.provider_id) for node in nodes.values())
+    told = (network.status.instance_id for name, network in networks.items() if name in nodes)
+    return frozenset(map(InstanceId, [*(match["instance"] for match in providers if match), *filter(None, told)]))
+
+
 def writes(
     verdicts: Mapping[str, Verdict], nodes: Mapping[str, Node], networks: Mapping[str, NodeNetwork], *, now: str
 ) -> list[ConditionWrite]:

@@ -15,6 +15,7 @@ from ipaddress import IPv4Network
 from typing import Final, Generic, TypeVar
 
 from eniallocator.cloud.routes import RouteEntry, RouteStatus
+from eniallocator.evidence import MOST_A_ROUND
 from eniway import names
 from eniway.model import InstanceId
 
@@ -22,8 +23,6 @@ _T = TypeVar("_T")
 
 SERVICES: Final = IPv4Network("100.64.0.0/10")
 """Cloud services: no route may lead there (API reference, CreateRouteEntry)."""
-MOST_REMOVALS: Final = 25
-"""Entries of vanished instances that one plan deletes."""
 
 
 def mark(cluster: str) -> str:
@@ -73,6 +72,8 @@ class Plan:
 
     create: tuple[NodeRoute, ...]
     delete: tuple[RouteEntry, ...]
+    known: frozenset[InstanceId]
+    """Instances that entries of ours lead to."""
     suspects: frozenset[InstanceId]
     """Entries of ours lead to them and no node is one of them: with proof that they are gone, the entries can go."""
     busy: bool
@@ -89,12 +90,14 @@ def plan(
     mark: str,
     quota: int,
     gone: Collection[InstanceId] = (),
+    most_removals: int = MOST_A_ROUND,
     held: Mapping[NodeRoute, Verdict] | None = None,
 ) -> Plan:
     """The next step for one table.
 
-    ``quota``: most custom entries of a table. ``gone``: instances proved not to exist any more. ``held``: routes that
-    the cloud refused a short while ago, with what it said; they are not tried now.
+    ``quota``: most custom entries of a table. ``gone``: instances proved not to exist any more, of whose entries at
+    most ``most_removals`` are deleted. ``held``: routes that the cloud refused a short while ago, with what it said;
+    they are not tried now.
     """
     held = held or {}
     by_destination = {entry.destination: entry for entry in entries}
@@ -130,11 +133,12 @@ def plan(
                 RouteState.PENDING, f"the route {want.destination} → {want.instance_id} is being made in {table_id}"
             )
 
-    delete, suspects = _removals(ours, wants, claimed, gone)
+    delete, suspects = _removals(ours, wants, claimed, gone, most=most_removals)
     concerned = [entry for entry in entries if entry.entry_id in own_ids or entry.destination in accepted]
     return Plan(
         create=tuple(create),
         delete=delete,
+        known=frozenset(InstanceId(entry.hops[0]) for entry in ours if entry.hops),
         suspects=suspects,
         busy=any(entry.status is not RouteStatus.AVAILABLE for entry in concerned),
         verdicts=verdicts,
@@ -213,6 +217,8 @@ def _removals(
     wants: Collection[NodeRoute],
     claimed: _Blocks[NodeRoute],
     gone: Collection[InstanceId],
+    *,
+    most: int,
 ) -> tuple[tuple[RouteEntry, ...], frozenset[InstanceId]]:
     """Entries of ours to delete, and instances to ask about. What a node wants as it is stays, conflict or not.
 
@@ -238,7 +244,7 @@ def _removals(
             vanished.append(entry)
         else:
             suspects.add(hop)
-    return (*delete, *vanished[:MOST_REMOVALS]), frozenset(suspects)
+    return (*delete, *vanished[:most]), frozenset(suspects)
 
 
 class _Blocks(Generic[_T]):

@@ -8,7 +8,7 @@ from typing import Any
 
 from eniallocator.lifecycle import State
 from eniallocator.records import AddressRecord, AssignRecord, EniRecord, LeaseRecord, Record, RoutedAddress, Use
-from eniway.model import ContainerId, EniId, Kind, LeaseKey, Mac, PodRef, PodUid, Slot, VSwitchId
+from eniway.model import Bandwidth, ContainerId, EniId, Kind, LeaseKey, Mac, PodRef, PodUid, Slot, VSwitchId
 
 
 def _text(value: object) -> str | None:
@@ -70,6 +70,8 @@ def row_of(record: Record) -> tuple[str, tuple[str, ...], dict[str, Any]]:
                     "service_address": _text(record.service_address),
                     "confirmed": int(record.confirmed),
                     "since": record.since,
+                    "ingress_bandwidth": record.bandwidth.ingress,
+                    "egress_bandwidth": record.bandwidth.egress,
                 },
             )
         case AssignRecord():
@@ -127,6 +129,7 @@ def lease(row: sqlite3.Row) -> LeaseRecord:
         service_address=None if row["service_address"] is None else IPv4Address(row["service_address"]),
         confirmed=bool(row["confirmed"]),
         since=row["since"],
+        bandwidth=Bandwidth(row["ingress_bandwidth"], row["egress_bandwidth"]),
     )
 
 

@@ -30,6 +30,8 @@ _log = log.get(__name__)
 COMPARE_SECONDS: Final = 600.0
 LEARN_SECONDS: Final = 600.0
 """Between two readings of the vSwitches, when nothing is short."""
+STALE_SECONDS: Final = 300.0
+"""An answer is not compared by when it has become so old."""
 PRESSED_SECONDS: Final = 60.0
 """A pod that waited so short a while ago waits still: the runtime is between two ADDs of it."""
 SHORT_SECONDS: Final = 30.0
@@ -170,9 +172,13 @@ class Survey:
         self._touched.clear()
         self._touched.update(self._busy)
         try:
-            attached = await self._cloud.enis(instance_id=self._identity.instance_id)
-            tagged = await self._cloud.enis(tags=self._tags)
+            # Each is insisted on: under a quota that others use up, both would never get through in one go.
+            attached = await self._insist(lambda: self._cloud.enis(instance_id=self._identity.instance_id))
+            asked = self._clock.monotonic()
+            tagged = await self._insist(lambda: self._cloud.enis(tags=self._tags))
         except ApiError:
+            return False
+        if self._clock.monotonic() - asked > STALE_SECONDS:
             return False
         # What moved while the cloud was asked is not compared: the answer may be older than the books.
         resting = {

@@ -9,7 +9,7 @@ from eniallocator.inventory import Inventory
 from eniallocator.lifecycle import State
 from eniallocator.records import LeaseRecord
 from eniway.errors import CapacityError, DeadlineExceeded, PodCidrExhausted, SlotsExhausted, VSwitchExhausted
-from eniway.model import Capacity, Kind, LeaseKey, PodRef, Slot
+from eniway.model import Bandwidth, Capacity, Kind, LeaseKey, PodRef, Slot
 
 
 @dataclass(slots=True, eq=False)
@@ -23,6 +23,7 @@ class Ticket:
     netns: str
     routed_at: float | None
     """A shared pod that takes a routed address instead: from when on (monotonic), if a shared one may come before."""
+    bandwidth: Bandwidth
     granted: asyncio.Future[tuple[LeaseRecord, asyncio.Future[None]]]
     """The lease, and when it is durable."""
     why_routed: str = ""

@@ -6,7 +6,7 @@ One Describe for everybody who waits, at the pace of whoever is due first.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,11 +19,13 @@ from eniway.model import EniId
 GROWTH: Final = 1.5
 LONGEST: Final = 15.0
 """Seconds between two looks, at most."""
-GATHER: Final = 0.1
-"""Whoever is due within this time is looked at together."""
+GATHER: Final = 2.0
+"""Whoever is due within this time is looked at together: no longer, or it would be looked at too early to be told."""
+HURRY: Final = 0.3
+"""The link of a card and its status follow each other as closely, in either order."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Wait:
     eni_id: EniId
     accept: Callable[[Eni | None], bool]
@@ -67,7 +69,7 @@ class Watch:
         """There is reason to look now (its link has appeared)."""
         for wait in self._waits:
             if wait.eni_id == eni_id:
-                wait.look_at, wait.pause = self._clock.monotonic(), 0.5
+                wait.look_at, wait.pause = min(wait.look_at, self._clock.monotonic() + HURRY), 0.5
         self._sooner.set()
 
     async def run(self) -> None:
@@ -77,7 +79,7 @@ class Watch:
             now = self._clock.monotonic()
             due = min((wait.look_at for wait in self._waits), default=None)
             if due is not None and due <= now:
-                await self._look([wait for wait in self._waits if wait.look_at <= now + GATHER])
+                await self._look({wait: wait.look_at for wait in self._waits if wait.look_at <= now + GATHER})
             elif due is None:
                 await self._sooner.wait()
             else:
@@ -87,7 +89,8 @@ class Watch:
                 except TimeoutError:
                     continue
 
-    async def _look(self, waits: list[_Wait]) -> None:
+    async def _look(self, waits: Mapping[_Wait, float]) -> None:
+        """Look at ``waits``, each with the time for which it was due."""
         ids = sorted({wait.eni_id for wait in waits})
         try:
             found = {eni.eni_id: eni for eni in await self._cloud.enis(ids=ids)}
@@ -103,9 +106,8 @@ class Watch:
             if wait.accept(eni):
                 if not wait.seen.done():
                     wait.seen.set_result(eni)
-            # Whoever hurried it meanwhile is not put off.
-            elif wait.look_at <= now:
-                wait.look_at = now + wait.pause
-            wait.pause = min(LONGEST, wait.pause * GROWTH)
-            if wait.seen.done():
                 wait.look_at = float("inf")
+            elif wait.look_at == waits[wait]:
+                # Whoever hurried it meanwhile is not put off.
+                wait.look_at = now + wait.pause
+                wait.pause = min(LONGEST, wait.pause * GROWTH)

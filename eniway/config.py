@@ -5,6 +5,7 @@ Secrets are not part of it: an access key is read from files of a mounted Secret
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -31,10 +32,19 @@ class CloudConfig(_Strict, frozen=True):
     """URL that serves ECS and VPC, scheme included; empty: the region's own VPC endpoints over https."""
     metadata: str = "http://100.100.100.200"
     """Base URL of the instance metadata service."""
+    authentication: Literal["files", "ram-role", "oidc"] = "files"
+    """Where keys come from: files of a Secret; the RAM role of the instance; a RAM role by OIDC (RRSA), as ACK's pod
+    identity webhook sets it up."""
     credentials: str = names.CREDENTIALS_DIRECTORY
-    """Directory with the files access_key_id and access_key_secret."""
+    """For ``files``: directory with access_key_id, access_key_secret and, of a session, security_token."""
+    ram_role: str = ""
+    """For ``ram-role``: its name; empty: the one the instance has."""
     calls_per_minute: Annotated[int, msgspec.Meta(ge=1)] = 60
     """Most calls of one Action in a minute that this node makes; quotas are per account, region and Action."""
+    api_quota_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
+    """Most of the account's quota of an Action that this node, or the operator, takes: the rest is other users'."""
+    api_quotas: dict[Id, Annotated[int, msgspec.Meta(ge=1)]] = {}
+    """The account's quotas by Action, calls a minute, as the Quota Center shows them, where they are not the usual."""
 
 
 class PoolConfig(_Strict, frozen=True):
@@ -44,15 +54,30 @@ class PoolConfig(_Strict, frozen=True):
     """Free addresses for shared pods that the node keeps at hand: fewer, and it asks the cloud for more."""
     max_idle_addresses: Count = 10
     """Free addresses that it keeps at most: more, and it gives some back; the gap to the minimum spares calls."""
-    exclusive_slots: Annotated[int, msgspec.Meta(ge=0, le=64)] = 1
+    exclusive_slots: Annotated[int, msgspec.Meta(ge=0, le=64)] | Literal["auto"] = 1
     """ENI slots kept for pods with ``aliyun/eni``: the highest ones; the others carry shared pods.
 
-    One slot always stays for shared pods, so an instance type with two ENIs offers none by default.
+    ``auto``: every slot but the first is for either, whoever comes first. One slot always stays for shared pods, so an
+    instance type with two ENIs offers none by default.
     """
     warm_exclusive: Annotated[int, msgspec.Meta(ge=0, le=64)] = 1
     """Exclusive cards attached ahead of demand."""
+    idle_seconds: Seconds = 300.0
+    """How long addresses beyond max_idle_addresses, and cards beyond warm_exclusive, lie idle before they go back."""
     cooldown_seconds: Seconds = 30.0
     """How long a released address is not handed out again."""
+
+
+class NodePool(_Strict, frozen=True):
+    """What nodes with certain labels have instead of what stands at the top."""
+
+    match: Annotated[dict[str, str], msgspec.Meta(min_length=1)]
+    """Labels of the Node, all of which it must have with these values. Most of its own a kubelet may set itself; those
+    below node-restriction.kubernetes.io it may not."""
+    vswitches: Annotated[list[Id], msgspec.Meta(min_length=1)] | None = None
+    """In place of ``vswitches``; without it those."""
+    security_groups: Annotated[list[Id], msgspec.Meta(min_length=1, max_length=5)] | None = None
+    """In place of ``security_groups``, for ENIs that are made from then on; without it those."""
 
 
 class OperatorConfig(_Strict, frozen=True):
@@ -68,6 +93,14 @@ class OperatorConfig(_Strict, frozen=True):
     """Tables to keep; empty: the VPC's system table. Name those too that node vSwitches are bound to instead of it."""
     route_quota: Annotated[int, msgspec.Meta(ge=1, le=10000)] = 200
     """Most custom entries of a table (quota vpc_quota_route_entrys_num)."""
+    dry_run: bool = False
+    """Log and count (``eniway_dry_run_pending``) what would be done to ENIs and routes, and do nothing to either."""
+    most_gone_percent: Annotated[int, msgspec.Meta(ge=1, le=100)] = 20
+    """Share of instances that may be gone at once: beyond it nothing is removed until a person has looked.
+
+    Instances that ENIs of the cluster belong to, or routes lead to; one may always be gone. Raise it for a while after
+    a cluster did shrink by more.
+    """
     metrics_address: str = ":9531"
     """[HOST]:PORT of /metrics and /healthz."""
 
@@ -121,6 +154,9 @@ class NodeConfig(_Strict, frozen=True):
     """Where and how the OpenAPI is called."""
     pool: PoolConfig = PoolConfig()
     """How many addresses and cards are kept ahead of demand."""
+    node_pools: list[NodePool] = []
+    """The first that fits a Node's labels counts. They are read when the daemon first starts on a node, which waits for
+    the API server then, and now and then afterwards: the daemon starts anew where they lead to another pool."""
     default_network: Annotated[str, msgspec.Meta(pattern="^(shared|routed|shared-else-routed)$")] = Wish.SHARED.value
     """How pods are connected that say nothing: ``shared-else-routed`` gives a routed address where no shared one can be
     had. Routed pods need a podCIDR on the Node and its route in the VPC."""
@@ -139,6 +175,12 @@ class NodeConfig(_Strict, frozen=True):
     """Whether pods may ask the metadata service, which hands out the credentials of the instance's RAM role; the node
     and pods in its network always may. What else the node forwards, as for containers beside Kubernetes, is blocked,
     too. An exclusive pod keeps what it was started with."""
+    networkpolicy: bool = True
+    """Enforce NetworkPolicy (``on``), or leave it to another engine (``off``), which takes every chain and set of ours
+    away."""
+    policy_fail_open: bool = False
+    """What becomes of a pod whose policies cannot be put in force within 10 s of its ADD: it starts without them, or
+    does not start."""
     sweep_seconds: Annotated[float, msgspec.Meta(ge=1)] = 60.0
     """How often books, kernel and cloud are compared when nothing else asks for it."""
     metrics_address: str = ":9530"
@@ -157,6 +199,17 @@ class NodeConfig(_Strict, frozen=True):
     def service_network(self) -> IPv4Network:
         """``service_cidr`` parsed."""
         return IPv4Network(self.service_cidr)
+
+    def for_node(self, labels: Mapping[str, str]) -> NodeConfig:
+        """The configuration of a Node with these labels: that of the first pool that fits."""
+        pool = next((pool for pool in self.node_pools if pool.match.items() <= labels.items()), None)
+        if pool is None:
+            return self
+        return msgspec.structs.replace(
+            self,
+            vswitches=pool.vswitches or self.vswitches,
+            security_groups=pool.security_groups or self.security_groups,
+        )
 
     @property
     def vpc_networks(self) -> frozenset[IPv4Network]:

@@ -86,5 +86,9 @@ class ConflictError(EniwayError):
     """Somebody else holds what was asked for."""
 
 
+class Outdated(EniwayError):
+    """What this process was started with holds no more: it ends, and the next one knows better."""
+
+
 class InvariantBroken(EniwayError):
     """The books contradict themselves."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
-from typing import NewType
+from typing import Final, NewType
 
 EniId = NewType("EniId", str)
 InstanceId = NewType("InstanceId", str)
@@ -88,6 +88,23 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True)
+class Bandwidth:
+    """How fast a pod may receive (``ingress``) and send (``egress``), in bits per second at layer 2; None: no limit."""
+
+    ingress: int | None = None
+    egress: int | None = None
+
+    def __str__(self) -> str:
+        def said(rate: int | None) -> str:
+            return "unlimited" if rate is None else f"{rate} bit/s"
+
+        return f"ingress {said(self.ingress)}, egress {said(self.egress)}"
+
+
+UNLIMITED: Final = Bandwidth()
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """What a pod holds.
 
@@ -105,6 +122,19 @@ class Lease:
     card: Card
     address: IPv4Address
     service_address: IPv4Address | None = None
+    bandwidth: Bandwidth = UNLIMITED
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """A pod's attachment as the container runtime remembers it."""
+
+    key: LeaseKey
+    pod: PodRef
+    netns: str
+    """Path of its network namespace."""
+    addresses: tuple[IPv4Address, ...]
+    """Those of the result that its ADD had."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,17 @@ RESOURCE_ENI_IP: Final = "aliyun/eni-ip"
 """Extended resource of nodes: pods that ask for no network in particular; added to them by an admission policy."""
 ANNOTATION_ROOM_SINCE: Final = f"{GROUP}/room-since"
 """Node annotation: room came free then. Its change is what makes kube-scheduler try pods again that found none."""
+ANNOTATION_INGRESS_BYTES: Final = "k8s.aliyun.com/ingress-bandwidth"
+ANNOTATION_EGRESS_BYTES: Final = "k8s.aliyun.com/egress-bandwidth"
+"""Pod annotations, bytes per second (``eniway/units.py``): as other plugins of this cloud read them."""
+ANNOTATION_INGRESS_BITS: Final = "kubernetes.io/ingress-bandwidth"
+ANNOTATION_EGRESS_BITS: Final = "kubernetes.io/egress-bandwidth"
+"""Pod annotations, bits per second: Kubernetes' own, which win over the others."""
+ANNOTATION_SERVICE_ADDRESS: Final = f"{GROUP}/service-address"
+"""Pod annotation, written by the daemon alone: an exclusive pod's address on its way to Services. By it other nodes
+know that what comes from there is the pod's."""
+ANNOTATION_POLICY_MODE: Final = f"{GROUP}/networkpolicy"
+"""Namespace annotation: ``audit`` logs what its pods' policies would drop, and lets it pass."""
 TAG_CLUSTER: Final = f"{GROUP}/cluster"
 TAG_INSTANCE: Final = f"{GROUP}/instance"
 """ENI tags that say whose a card is; nothing without them is ever detached or deleted."""
@@ -41,11 +52,17 @@ CAPABILITY_POD_ANNOTATIONS: Final = "io.kubernetes.cri.pod-annotations"
 STATE_DIRECTORY: Final = "/var/lib/eniway"
 RUN_DIRECTORY: Final = "/run/eniway"
 CNI_SOCKET: Final = f"{RUN_DIRECTORY}/cni.sock"
+DEBUG_SOCKET: Final = f"{RUN_DIRECTORY}/debug.sock"
+LABELS_FILE: Final = f"{STATE_DIRECTORY}/labels.json"
+CNI_RESULTS: Final = "/var/lib/cni/results"
+"""Where the runtime's libcni keeps the results of its ADDs."""
 LEDGER_FILE: Final = f"{STATE_DIRECTORY}/ledger.db"
 HOST_SYSCTLS: Final = "/host/proc/sys"
 """Where the DaemonSet mounts the node's /proc/sys/net, writable: a container's own is not."""
 CONFIG_FILE: Final = "/etc/eniway/config.yaml"
 CREDENTIALS_DIRECTORY: Final = "/etc/eniway/credentials"
+SWITCH_FILE: Final = "/etc/eniway/switch/cloud-calls"
+"""Which OpenAPI calls may be made; of a ConfigMap that need not be there."""
 KUBELET_DEVICE_PLUGINS: Final = "/var/lib/kubelet/device-plugins"
 KUBELET_POD_RESOURCES: Final = "/var/lib/kubelet/pod-resources/kubelet.sock"
 
@@ -60,6 +77,17 @@ GATEWAY: Final = "169.254.1.1"
 """What a pod on a veth takes for its gateway: a permanent neighbour with the host end's MAC."""
 FABRIC_MAC: Final = "ee:ff:ff:ff:ff:ff"
 """Answers every ARP in a VPC; pinned as the gateway's neighbour on shared cards."""
+
+IFB_PREFIX: Final = "ifb-"
+"""Links through which packets are shaped that have no queue of their own to wait in begin so."""
+IFB_IN: Final = "ifb-in"
+IFB_OUT: Final = "ifb-out"
+"""In an exclusive pod: what it receives by all its links, and what it sends."""
+QDISC_HANDLE: Final = 0xE21
+"""Major number of our tbf qdiscs (``tc`` shows e21:): what carries it is ours."""
+FILTER_PREFERENCE: Final = 0xE21
+"""Preference of our tc filters of ingress, for the same purpose; programs of others that come first see packets first.
+Those of egress have the next one."""
 
 RULE_PODS: Final = 512
 """Priority of the node-wide rule that reads the table of pod host routes first."""
@@ -98,6 +126,12 @@ IPSET_HAIRPIN: Final = "eniway-hairpin"
 IPSET_EXCLUSIVE: Final = "eniway-exclusive"
 """hash:ip: eth0 addresses of this node's exclusive pods."""
 CHAIN_PREFIX: Final = "ENIWAY-"
+POLICY_CHAIN_PREFIX: Final = "ENIWAY-NP-"
+"""Chains of NetworkPolicy, in the table mangle of the node and of exclusive pods."""
+POLICY_SET_PREFIX: Final = "eniway-np-"
+"""Sets of NetworkPolicy, there as well."""
+POLICY_LOG_GROUP: Final = 8171
+"""NFLOG group of packets that NetworkPolicy drops, or would drop (audit)."""
 
 ENI_NAME: Final = "eniway"
 """NetworkInterfaceName of cards that eniway creates."""
@@ -106,6 +140,11 @@ ENI_NAME: Final = "eniway"
 def host_link(key: LeaseKey) -> str:
     """Name of a lease's veth in the host namespace: prefix and 11 hex digits of the key's SHA-256 (IFNAMSIZ - 1)."""
     return LINK_PREFIX + hashlib.sha256(key.alias.encode()).hexdigest()[:11]
+
+
+def ifb(key: LeaseKey) -> str:
+    """Name of the link in the host namespace through which a pod's egress is shaped: as its veth, after a dash."""
+    return IFB_PREFIX + host_link(key).removeprefix(LINK_PREFIX)
 
 
 def eni_table(slot: int) -> int:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Final
 
 from image.oci import Digest, Layer, hash_file
+
+_UNUSED_SECONDS: Final = 86400.0
 
 
 def key_of(parts: Iterable[bytes]) -> str:
@@ -39,7 +44,7 @@ def pack(root: Path, target: Path, *, mtime: int) -> None:
 def cached(cache: Path, name: str, key: str, *, comment: str, write: Callable[[Path], None]) -> Layer:
     """The layer ``name`` for ``key`` from ``cache``, made by ``write(target)`` when it is not there.
 
-    Others of the same name are removed: one version of each layer is kept.
+    Others of the same name are removed once nobody has used them for a day: several checkouts may share a cache.
     """
     directory = cache / f"{name}-{key}"
     if not (directory / "digest").exists():
@@ -52,6 +57,7 @@ def cached(cache: Path, name: str, key: str, *, comment: str, write: Callable[[P
             shutil.rmtree(directory, ignore_errors=True)
             made.rename(directory)
         for other in cache.glob(f"{name}-*"):
-            if other != directory:
+            if other != directory and time.time() - other.stat().st_mtime > _UNUSED_SECONDS:
                 shutil.rmtree(other, ignore_errors=True)
+    os.utime(directory)
     return Layer(directory / "layer.tar", Digest((directory / "digest").read_text(encoding="ascii")), comment)

@@ -85,6 +85,7 @@ class Box:
         self._credentials = Credentials(clock)
         self._ram = Ram([account.ROLE])
         self._world = World(clock, self._router, random.Random(), instance_types.load(), faults=self._faults)
+        self._world.jumbo_frames = options.jumbo_frames
         self._openapi_port = 0
         self._cluster: Cluster | None = None
         self._components: ComponentSet | None = None

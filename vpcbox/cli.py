@@ -54,6 +54,7 @@ def _up(given: argparse.Namespace) -> None:
         install=given.install,
         speed=given.speed,
         kube_proxy=given.kube_proxy,
+        jumbo_frames=given.jumbo_frames,
     )
     began = time.monotonic()
     try:
@@ -228,6 +229,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--kube-proxy", choices=("iptables", "nftables"), default="iptables", help="kube-proxy's mode (iptables)"
     )
+    up.add_argument("--jumbo-frames", action="store_true", help="MTU 8500 on instances whose type has it")
 
     status = command("status", _status, "what is in the box, and where")
     status.add_argument("--json", action="store_true", help="for programs")

@@ -25,6 +25,7 @@ NAMESPACE = "kube-system"
 CONFIG_MAP = "eniway-config"
 SECRET = "eniway-credentials"  # noqa: S105 - a name
 DAEMON_SET = "daemonset/eniway-node"
+DEPLOYMENTS = ("deployment", "--selector=app.kubernetes.io/part-of=eniway")
 SELECTOR = "--selector=app.kubernetes.io/name=eniway-node"
 _ROLLOUT = 180  # seconds for every node's daemon to be ready
 _RESTARTS = 4  # a daemon that ended so often does not recover
@@ -55,7 +56,7 @@ class Installation:
         self._kubectl = [str(components.path("kubectl")), f"--kubeconfig={cluster.kubeconfig}"]
 
     async def install(self, nodes: Sequence[Node]) -> None:
-        """Load the image, apply the manifests and wait until every node is Ready."""
+        """Load the image, apply the manifests and wait until every node is Ready and what the cluster has once runs."""
         demand_sources()
         self._box.stage("eniway: image")
         await self._cluster.load_image(IMAGE, nodes)
@@ -86,12 +87,14 @@ class Installation:
         await self._wait([node])
 
     async def _wait(self, nodes: Sequence[Node]) -> None:
-        self._box.stage("eniway: waiting for its daemon and for Ready nodes")
+        self._box.stage("eniway: waiting for its processes and for Ready nodes")
         try:
             async with asyncio.timeout(_ROLLOUT), asyncio.TaskGroup() as group:
                 watch = group.create_task(self._watch_for_crashes())
                 await self._run("rollout", "status", DAEMON_SET, f"--namespace={NAMESPACE}")
                 await self._cluster.wait_ready(nodes)
+                if nodes:
+                    await self._run("rollout", "status", *DEPLOYMENTS, f"--namespace={NAMESPACE}")
                 watch.cancel()
         except (ExceptionGroup, TimeoutError) as error:
             pods = await self._run("get", "pods", f"--namespace={NAMESPACE}", "--output=wide", check=False)

@@ -86,6 +86,11 @@ class CloudApi(Protocol):
         """Why the OpenAPI cannot be used at present; None after a call that got through."""
         ...
 
+    @property
+    def strained(self) -> bool:
+        """A quota was used up lately: what is slow is so for that, and asking for more makes it no better."""
+        ...
+
     async def create_eni(
         self,
         *,

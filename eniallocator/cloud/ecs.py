@@ -17,6 +17,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any, Final, TypeVar
 
 from aliyunsdkcore.acs_exception.exceptions import ClientException, ServerException
+from aliyunsdkcore.auth.credentials import StsTokenCredential
 from aliyunsdkcore.client import AcsClient
 from aliyunsdkcore.request import RpcRequest
 from aliyunsdkecs.request.v20140526.AssignPrivateIpAddressesRequest import AssignPrivateIpAddressesRequest
@@ -31,11 +32,22 @@ from aliyunsdkecs.request.v20140526.UnassignPrivateIpAddressesRequest import Una
 
 from eniallocator.clock import Clock
 from eniallocator.cloud.api import Eni, EniStatus, InstanceType, Trouble, VSwitch
-from eniallocator.cloud.credentials import AccessKey, KeyFiles
-from eniallocator.cloud.errors import ApiError, Credentials, Forbidden, Refused, Throttled, Transient, classify
+from eniallocator.cloud.credentials import AccessKey, Keys
+from eniallocator.cloud.errors import (
+    ApiError,
+    Credentials,
+    Forbidden,
+    Refused,
+    Throttled,
+    Transient,
+    Withheld,
+    classify,
+)
+from eniallocator.cloud.flights import Flights
 from eniallocator.cloud.limiter import Limiter
+from eniallocator.cloud.switch import Calls, Switch
 from eniway import log, metrics
-from eniway.errors import BadConfig
+from eniway.errors import BadConfig, NotReady
 from eniway.model import EniId, InstanceId, Mac, SecurityGroupId, VSwitchId
 
 _log = log.get(__name__)
@@ -68,7 +80,9 @@ class EcsCloud:
     ``endpoint``: URL that serves ECS and VPC, or "" for the region's own VPC endpoints over https.
     """
 
-    def __init__(self, *, region: str, endpoint: str, keys: KeyFiles, limiter: Limiter, clock: Clock) -> None:
+    def __init__(
+        self, *, region: str, endpoint: str, keys: Keys, limiter: Limiter, clock: Clock, switch: Switch | None = None
+    ) -> None:
         scheme, separator, host = endpoint.partition("://")
         if endpoint and (not separator or scheme not in ("http", "https") or not host.strip("/")):
             raise BadConfig(f"`$.cloud.endpoint`: expected a URL such as https://ecs.example.com, got {endpoint!r}")
@@ -77,6 +91,8 @@ class EcsCloud:
         self._region = region
         self._keys = keys
         self._limiter = limiter
+        self._switch = switch or Switch()
+        self._flights = Flights()
         self._clock = clock
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="openapi")
         self._client: tuple[AccessKey, Any] | None = None
@@ -86,6 +102,11 @@ class EcsCloud:
     def trouble(self) -> Trouble | None:
         """As CloudApi says."""
         return self._trouble
+
+    @property
+    def strained(self) -> bool:
+        """As CloudApi says."""
+        return self._limiter.strained
 
     def close(self) -> None:
         """Let go of threads and connections; calls under way end on their own."""
@@ -199,6 +220,16 @@ class EcsCloud:
         tags: Mapping[str, str] | None = None,
     ) -> tuple[Eni, ...]:
         """As CloudApi says."""
+        what = ("enis", tuple(ids), instance_id, tuple(sorted((tags or {}).items())))
+        return await self._flights.share(what, lambda leave: self._enis(ids, instance_id, tags or {}, leave))
+
+    async def _enis(
+        self,
+        ids: Sequence[EniId],
+        instance_id: InstanceId | None,
+        tags: Mapping[str, str],
+        leave: Callable[[], None],
+    ) -> tuple[Eni, ...]:
         chunks = [ids[start : start + IDS_A_CALL] for start in range(0, len(ids), IDS_A_CALL)] or [()]
         found: list[Eni] = []
         for chunk in chunks:
@@ -206,11 +237,12 @@ class EcsCloud:
             while True:
                 page, cursor = await self._call(
                     "DescribeNetworkInterfaces",
-                    lambda: _describe_enis(chunk, instance_id, tags or {}, cursor),  # noqa: B023 -- called at once
+                    lambda: _describe_enis(chunk, instance_id, tags, cursor),  # noqa: B023 -- called at once
                     lambda answer: (
                         [_eni(item) for item in _listed(answer, "NetworkInterfaceSets", "NetworkInterfaceSet")],
                         str(answer.get("NextToken") or ""),
                     ),
+                    leave,
                 )
                 found += page
                 if not cursor:
@@ -223,6 +255,9 @@ class EcsCloud:
         Built by hand: the SDK's ECS package has only a deprecated twin of this Action, and of its VPC package nothing
         else is wanted here.
         """
+        return await self._flights.share(("vswitches", vpc_id), lambda leave: self._vswitches(vpc_id, leave))
+
+    async def _vswitches(self, vpc_id: str, leave: Callable[[], None]) -> tuple[VSwitch, ...]:
         found: list[VSwitch] = []
         page = 1
         while True:
@@ -247,6 +282,7 @@ class EcsCloud:
                     )
                     for item in _listed(answer, "VSwitches", "VSwitch")
                 ],
+                leave,
             )
             found += read
             if len(read) < VSWITCH_PAGE:
@@ -285,20 +321,37 @@ class EcsCloud:
 
         return await self._call(action, build, lambda answer: answer)
 
-    async def _call(self, action: str, build: Callable[[], Any], parse: Callable[[dict[str, Any]], _T]) -> _T:
-        """One call. Raises a class of ``cloud.errors`` and remembers trouble that concerns all calls."""
+    async def _call(
+        self,
+        action: str,
+        build: Callable[[], Any],
+        parse: Callable[[dict[str, Any]], _T],
+        leave: Callable[[], None] | None = None,
+    ) -> _T:
+        """One call. Raises a class of ``cloud.errors`` and remembers trouble that concerns all calls.
+
+        ``leave`` is called when it is about to be sent.
+        """
+        self._check_switch(action)
         await self._limiter.admit(action)
+        # It may have waited for a minute.
+        self._check_switch(action)
+        if leave is not None:
+            leave()
         started = time.perf_counter()
+        key: AccessKey | None = None
         try:
-            answer = await asyncio.get_running_loop().run_in_executor(self._threads, self._send, action, build)
-            said = _read(action, answer, parse)
+            key = await self._key(action)
+            loop = asyncio.get_running_loop()
+            said = _read(action, await loop.run_in_executor(self._threads, self._send, action, key, build), parse)
         except ApiError as error:
             metrics.CLOUD_SECONDS.labels(action, error.code).observe(time.perf_counter() - started)
             if isinstance(error, Throttled):
                 self._limiter.throttled(action)
+            if isinstance(error, Credentials) and key is not None:
+                self._keys.rejected(key)
             if isinstance(error, Throttled | Transient | Credentials | Forbidden):
-                since = self._trouble.since if self._trouble else self._clock.wall()
-                self._trouble = Trouble(type(error).__name__, error.lasting, since)
+                self._note(error)
             _log.warning(
                 "the OpenAPI refused",
                 action=action,
@@ -310,15 +363,30 @@ class EcsCloud:
             )
             raise
         metrics.CLOUD_SECONDS.labels(action, "").observe(time.perf_counter() - started)
+        self._limiter.passed(action)
         self._trouble = None
         return said
 
-    def _send(self, action: str, build: Callable[[], Any]) -> dict[str, Any]:
-        """In a thread: sign, send, map the answer."""
+    def _check_switch(self, action: str) -> None:
+        if self._switch.forbids(action):
+            error = Withheld(action, "Withheld", f"OpenAPI calls that may be made: {self._switch.calls}")
+            if self._switch.calls is Calls.NONE:
+                self._note(error)
+            raise error
+
+    def _note(self, error: ApiError) -> None:
+        since = self._trouble.since if self._trouble else self._clock.wall()
+        self._trouble = Trouble(type(error).__name__, error.lasting, since)
+
+    async def _key(self, action: str) -> AccessKey:
         try:
-            client = self._client_for(self._keys.read())
-        except BadConfig as error:
+            return await self._keys.key()
+        except (BadConfig, NotReady) as error:
             raise Credentials(action, "NoAccessKey", str(error)) from error
+
+    def _send(self, action: str, key: AccessKey, build: Callable[[], Any]) -> dict[str, Any]:
+        """In a thread: sign, send, map the answer."""
+        client = self._client_for(key)
         request = build()
         request.set_accept_format("json")
         request.set_protocol_type(self._scheme)
@@ -354,10 +422,17 @@ class EcsCloud:
         return f"cannot reach {where}: {why[0].lower() if why else 'no answer'}"
 
     def _client_for(self, key: AccessKey) -> Any:
-        """The client for ``key``; a new one when the files have changed."""
+        """The client for ``key``; a new one when it is another than before."""
         if self._client is None or self._client[0] != key:
+            session = StsTokenCredential(key.key_id, key.secret, key.token) if key.token else None
             client = AcsClient(
-                key.key_id, key.secret, self._region, auto_retry=False, pool_size=THREADS, proxy=_NO_PROXY
+                None if session else key.key_id,
+                None if session else key.secret,
+                self._region,
+                credential=session,
+                auto_retry=False,
+                pool_size=THREADS,
+                proxy=_NO_PROXY,
             )
             self._client = key, client
         return self._client[1]

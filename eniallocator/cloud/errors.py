@@ -12,6 +12,7 @@ CloudError (eniway.errors)
 ├── LimitsDiffer    more than the instance or its type allows: our picture of the cards is wrong
 ├── QuotaExhausted  the account's, for long
 ├── Credentials     the key, its token or the signature is not accepted
+├── Withheld        not sent: a person switched such calls off
 └── Refused         for what was asked: trying again does not help
 
 The HTTP status alone says little (403 is quota, conflict, not found and authorisation): the Code decides, then its
@@ -111,8 +112,18 @@ class QuotaExhausted(ApiError):
 class Credentials(ApiError):
     """Nobody is let in with these keys."""
 
-    hint = "check access_key_id and access_key_secret in the directory of cloud.credentials, and this node's clock"
+    hint = (
+        "check access_key_id and access_key_secret in the directory of cloud.credentials, or the RAM role, and this"
+        " node's clock"
+    )
     patience = (2.0, 30.0)
+
+
+class Withheld(ApiError):
+    """Degraded on purpose: see ``cloud.switch``."""
+
+    hint = "the ConfigMap eniway-switch says so"
+    patience = (5.0, 30.0)
 
 
 class Refused(ApiError):
@@ -132,6 +143,7 @@ _CODES: Final[Mapping[str, type[ApiError]]] = {
     "ServiceUnavailable": Transient,
     "SystemBusy": Transient,
     "RequestTimeout": Transient,
+    "LimitedOperation.ServiceUnavailable": Transient,
     "Operation.Conflict": Busy,
     "OperationConflict": Busy,
     "InvalidOperation.Conflict": Busy,
@@ -143,6 +155,7 @@ _CODES: Final[Mapping[str, type[ApiError]]] = {
     "IncorrcetRouteEntryStatus": Busy,  # the API spells it both ways
     "IncorrectVpcStatus": Busy,
     "IncorrectInstanceStatus": Busy,
+    "IdempotentFailed": Busy,
     "IncorrectStatus.RouteTableStatus": Busy,
     "VPC.ERROR": Transient,
     "InvalidOperation.InvalidEniState": WrongState,
@@ -150,10 +163,14 @@ _CODES: Final[Mapping[str, type[ApiError]]] = {
     "InvalidParameter.EniNotBelongEcs": WrongState,
     "InvalidEniId.NotFound": NotFound,
     "InvalidEcsId.NotFound": NotFound,
+    "InvalidNetworkInterfaceId.NotFound": NotFound,
+    "InvalidNetworkInterface.NotFound": NotFound,
+    "InvalidInstanceId.NotFound": NotFound,
     "InvalidIp.IpUnassigned": NotFound,
     "InvalidRouteEntry.NotFound": NotFound,
     "InvalidRouteEntryId.NotFound": NotFound,
     "InvalidIp.IpAssigned": AlreadyThere,
+    "InvalidIp.IpRepeated": AlreadyThere,
     "InvalidPrivateIpAddress.Duplicated": AlreadyThere,
     "InvalidCIDRBlock.Duplicate": AlreadyThere,
     "InvalidRouteEntry.Duplicate": AlreadyThere,

@@ -6,27 +6,17 @@ DescribeRouteEntryList, DescribeRouteTableList (VPC 2016-04-28), DescribeInstanc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from ipaddress import IPv4Network
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from eniallocator.cloud.caller import Caller, existing, listed
 from eniallocator.cloud.errors import Refused
 from eniallocator.cloud.routes import NewEntry, RouteEntry, RouteStatus, Tables
 from eniway.model import InstanceId
 
 ENTRY_PAGE: Final = 100
 TABLE_PAGE: Final = 50
-
-
-class Caller(Protocol):
-    """Signs and sends an Action of a product by name."""
-
-    async def call(
-        self, product: str, action: str, params: Mapping[str, str], *, form: Mapping[str, str] | None = None
-    ) -> dict[str, Any]:
-        """The decoded answer; raises the errors of ``eniallocator.cloud.errors``. ``form`` travels in the body."""
-        ...
 
 
 class VpcRoutes:
@@ -44,7 +34,7 @@ class VpcRoutes:
                 "DescribeRouteTableList",
                 {"VpcId": vpc_id, "PageNumber": str(page), "PageSize": str(TABLE_PAGE)},
             )
-            items = _listed(answer, "RouterTableList", "RouterTableListType")
+            items = listed(answer, "RouterTableList", "RouterTableListType")
             for item in items:
                 if item["RouteTableType"] == "System":
                     system = item["RouteTableId"]
@@ -66,7 +56,7 @@ class VpcRoutes:
             answer = await self._caller.call(
                 "Vpc", "DescribeRouteEntryList", params | ({"NextToken": cursor} if cursor else {})
             )
-            found += [_entry(item) for item in _listed(answer, "RouteEntrys", "RouteEntry")]
+            found += [_entry(item) for item in listed(answer, "RouteEntrys", "RouteEntry")]
             cursor = answer.get("NextToken") or ""
             if not cursor:
                 return tuple(found)
@@ -129,19 +119,11 @@ class VpcRoutes:
 
     async def instances(self, ids: Collection[InstanceId]) -> frozenset[InstanceId]:
         """As RouteApi says."""
-        params = {"InstanceIds": json.dumps(sorted(ids)), "PageSize": "100", "PageNumber": "1"}
-        answer = await self._caller.call("Ecs", "DescribeInstances", params)
-        return frozenset(InstanceId(item["InstanceId"]) for item in _listed(answer, "Instances", "Instance"))
+        return await existing(self._caller, ids)
 
 
 def _numbered(rows: Any) -> dict[str, str]:
     return {f"RouteEntries.{n}.{key}": value for n, row in enumerate(rows, 1) for key, value in row.items()}
-
-
-def _listed(answer: Mapping[str, Any], outer: str, inner: str) -> list[dict[str, Any]]:
-    """A list as the OpenAPI wraps it; empty ones may be [], {} or missing."""
-    wrapped = answer.get(outer) or {}
-    return list(wrapped.get(inner) or []) if isinstance(wrapped, dict) else []
 
 
 def _entry(item: Mapping[str, Any]) -> RouteEntry:
@@ -151,7 +133,7 @@ def _entry(item: Mapping[str, Any]) -> RouteEntry:
         destination=IPv4Network(item["DestinationCidrBlock"]),
         status=RouteStatus(status) if status in set(RouteStatus) else RouteStatus.OTHER,
         origin=item.get("Type", ""),
-        hops=tuple(hop["NextHopId"] for hop in _listed(item, "NextHops", "NextHop") if hop.get("NextHopId")),
+        hops=tuple(hop["NextHopId"] for hop in listed(item, "NextHops", "NextHop") if hop.get("NextHopId")),
         name=item.get("RouteEntryName") or "",
         description=item.get("Description") or "",
     )

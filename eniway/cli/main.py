@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Final
 
-from eniway.cli import explain, extender, node, operator
+from eniway.cli import explain, extender, node, operator, pods, status, trace
 from eniway.cli.verb import FAILED, Verb
 from eniway.errors import EniwayError
 
@@ -17,6 +17,9 @@ VERBS: Final[tuple[Verb, ...]] = (
     operator.VERB,
     extender.VERB,
     explain.VERB,
+    status.VERB,
+    pods.VERB,
+    trace.VERB,
 )
 
 

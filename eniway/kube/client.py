@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +142,24 @@ class KubeClient:
                 begun += rest
                 for line in lines:
                     yield line
+
+    @asynccontextmanager
+    async def websocket(
+        self, path: str, *, query: Sequence[tuple[str, str]], protocols: Sequence[str]
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """A websocket at ``path``, as exec and port-forward want one; KubeError where there is none."""
+        if self._session is None:
+            raise KubeError("the client is closed")
+        token = self._connection.token()
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        try:
+            async with self._session.ws_connect(
+                self._connection.server + path, params=query, protocols=protocols, headers=headers, max_msg_size=0
+            ) as connected:
+                yield connected
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            status = error.status if isinstance(error, aiohttp.WSServerHandshakeError) else None
+            raise KubeError(f"{path}: {str(error) or type(error).__name__}", status=status) from error
 
     @asynccontextmanager
     async def _send(

@@ -30,10 +30,20 @@ class NodeRef:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectRef:
+    """Any other object; ``namespace`` is "" for one that has none."""
+
+    api_version: str
+    kind: str
+    name: str
+    namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """One thing to tell; ``about`` None means this node. ``reason`` is CamelCase, as Kubernetes has it."""
 
-    about: PodRef | NodeRef | None
+    about: PodRef | NodeRef | ObjectRef | None
     type: Literal["Normal", "Warning"]
     reason: str
     message: str
@@ -73,6 +83,10 @@ class Recorder:
             # The kubelet's own Events about a node carry the name as the uid, and live in "default".
             namespace, node = "default", event.about.name if event.about else self._node
             about = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": node}
+        elif isinstance(event.about, ObjectRef):
+            namespace = event.about.namespace or "default"
+            about = {"apiVersion": event.about.api_version, "kind": event.about.kind, "name": event.about.name}
+            about |= {"namespace": event.about.namespace} if event.about.namespace else {}
         else:
             namespace = event.about.namespace
             about = {"apiVersion": "v1", "kind": "Pod", "namespace": namespace}

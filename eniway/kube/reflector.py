@@ -2,16 +2,16 @@
 
 Kubernetes docs, "Efficient detection of changes": lists come in pages, bookmarks move the resource version on while
 nothing happens, and 410 Gone means that the server has forgotten it: list again. Only the fields of a view are decoded:
-ten thousand objects in tens of milliseconds.
+ten thousand objects in tens of milliseconds. A ``Store`` may keep something else of them than the views.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from random import Random
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -54,11 +54,29 @@ class _Status(msgspec.Struct, frozen=True):
     message: str = ""
 
 
+_T_contra = TypeVar("_T_contra", bound=View, contravariant=True)
+
+
+class Store(Protocol[_T_contra]):
+    """What becomes of objects. Keys are name, or namespace/name."""
+
+    def put(self, key: str, item: _T_contra) -> None:
+        """It is there, or is now as told."""
+        ...
+
+    def drop(self, key: str, version: int, /) -> None:
+        """It is gone; one that is not known is no error. ``version``: resource version of that news."""
+        ...
+
+    def listed(self, keys: set[str]) -> None:
+        """A list is complete: what is not among ``keys`` is gone."""
+        ...
+
+
 class Reflector(Generic[_V]):
     """``items`` while ``run`` runs. ``path`` is a collection's, such as /api/v1/nodes.
 
-    ``told``: called with the key of each object that is there, new, changed or, with None, gone, and with the resource
-    version of that news; 0 where it is not known.
+    With a ``store`` of the caller's own, views go there and ``items`` stay empty.
     """
 
     def __init__(
@@ -70,7 +88,7 @@ class Reflector(Generic[_V]):
         random: Random,
         query: Mapping[str, str] | None = None,
         page: int = PAGE,
-        told: Callable[[str, _V | None, int], None] | None = None,
+        store: Store[_V] | None = None,
     ) -> None:
         self._client = client
         self._path = path
@@ -78,8 +96,8 @@ class Reflector(Generic[_V]):
         self._random = random
         self._query = dict(query or {})
         self._page = page
-        self._told = told or (lambda _key, _item, _version: None)
         self._items: dict[str, _V] = {}
+        self._store = store
         self._version: str | None = None
         self._synced = asyncio.Event()
         self._news = asyncio.Event()
@@ -126,20 +144,25 @@ class Reflector(Generic[_V]):
     async def _list(self) -> str:
         """Take everything anew; the resource version of what was taken."""
         items: dict[str, _V] = {}
+        keys: set[str] = set()
         query = {**self._query, "limit": str(self._page)}
         while True:
             page = _decoded(await self._client.read(self._path, query=query), msgspec.json.Decoder(_Page), self._path)
             for raw in page.items:
-                if (item := self._decode(raw)) is not None:
-                    key = _key(item.metadata)
+                if (item := self._decode(raw)) is None:
+                    continue
+                key = _key(item.metadata)
+                if self._store is None:
                     items[key] = item
-                    self._told(key, item, _number(item.metadata.resource_version))
+                else:
+                    keys.add(key)
+                    self._store.put(key, item)
             if not page.metadata.continue_:
                 break
             query["continue"] = page.metadata.continue_
-        gone, self._items = self._items.keys() - items.keys(), items
-        for key in gone:
-            self._told(key, None, 0)
+        self._items = items
+        if self._store is not None:
+            self._store.listed(keys)
         self._announce()
         self._synced.set()
         return page.metadata.resource_version
@@ -164,9 +187,13 @@ class Reflector(Generic[_V]):
             key = _key(meta)
             if item is None:
                 self._items.pop(key, None)
-            else:
+            elif self._store is None:
                 self._items[key] = item
-            self._told(key, item, _number(meta.resource_version))
+            if self._store is not None:
+                if item is None:
+                    self._store.drop(key, number(meta.resource_version))
+                else:
+                    self._store.put(key, item)
             self._announce()
         return meta.resource_version
 
@@ -185,16 +212,6 @@ class Reflector(Generic[_V]):
         self._news = asyncio.Event()
 
 
-async def either_changed(*seen: tuple[Reflector[Any], int]) -> None:
-    """Return once one of several copies has moved on from the generation beside it."""
-    tasks = [asyncio.ensure_future(copy.changed(since)) for copy, since in seen]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
 _T = TypeVar("_T")
 
 
@@ -209,6 +226,16 @@ def _key(meta: Meta) -> str:
     return f"{meta.namespace}/{meta.name}" if meta.namespace else meta.name
 
 
-def _number(version: str) -> int:
-    """Resource versions are etcd's revisions: later is greater, for all that one etcd keeps (KEP-5504)."""
+def number(version: str) -> int:
+    """Resource versions are etcd's revisions: later is greater, for all that one etcd keeps (KEP-5504). 0: not one."""
     return int(version) if version.isdecimal() else 0
+
+
+async def either_changed(*seen: tuple[Reflector[Any], int]) -> None:
+    """Return once one of several copies has moved on from the generation beside it."""
+    tasks = [asyncio.ensure_future(copy.changed(since)) for copy, since in seen]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

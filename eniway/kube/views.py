@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
+import msgspec.structs
 
 from eniway import names
 from eniway.model import Wish
@@ -29,7 +31,7 @@ class ObjectMeta(msgspec.Struct, frozen=True, gc=False):
 
 
 class Meta(Protocol):
-    """What a copy of a collection has to know of an object."""
+    """What a view has to have of an object's metadata."""
 
     @property
     def name(self) -> str:
@@ -38,7 +40,7 @@ class Meta(Protocol):
 
     @property
     def namespace(self) -> str:
-        """Empty for cluster-scoped ones."""
+        """Empty for objects of the cluster."""
         ...
 
     @property
@@ -54,6 +56,34 @@ class View(Protocol):
     def metadata(self) -> Meta:
         """Who it is."""
         ...
+
+
+class BandwidthAnnotations(msgspec.Struct, frozen=True, gc=False):
+    """Of a Pod, those that limit its bandwidth, and no others."""
+
+    ingress_bytes: str | None = msgspec.field(default=None, name=names.ANNOTATION_INGRESS_BYTES)
+    egress_bytes: str | None = msgspec.field(default=None, name=names.ANNOTATION_EGRESS_BYTES)
+    ingress_bits: str | None = msgspec.field(default=None, name=names.ANNOTATION_INGRESS_BITS)
+    egress_bits: str | None = msgspec.field(default=None, name=names.ANNOTATION_EGRESS_BITS)
+
+    def as_mapping(self) -> Mapping[str, str]:
+        """Those that are there, by their names."""
+        return {field.encode_name: said for field in _FIELDS if (said := getattr(self, field.name)) is not None}
+
+
+_FIELDS = msgspec.structs.fields(BandwidthAnnotations)
+
+
+class LimitedMeta(ObjectMeta, frozen=True, gc=False):
+    """Of a Pod."""
+
+    annotations: BandwidthAnnotations | None = None
+
+
+class LimitedPod(msgspec.Struct, frozen=True, gc=False):
+    """v1 Pod, as far as its bandwidth goes."""
+
+    metadata: LimitedMeta = LimitedMeta()
 
 
 class Condition(msgspec.Struct, frozen=True, gc=False):
@@ -115,6 +145,7 @@ class NodeNetworkStatus(msgspec.Struct, frozen=True, gc=False):
     instance_id: str = msgspec.field(default="", name="instanceID")
     default: Wish = msgspec.field(default=Wish.SHARED, name="defaultNetwork")
     capacity: NodeCapacity = NodeCapacity()
+    vswitches: tuple[str, ...] = msgspec.field(default=(), name="vSwitches")
     conditions: tuple[Condition, ...] = ()
 
 

@@ -24,19 +24,18 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from cni import conflist
+from cni import conflist, results
 from cni.handler import Handler
 from cni.server import Door
 from datapath.borders import Borders
-from datapath.network import Network
 from deviceplugin.allocations import Allocations
 from deviceplugin.podresources import PodResources
 from deviceplugin.registration import DevicePlugin
 from eniallocator import Books, SystemClock, open_ledger
-from eniallocator.cloud.credentials import KeyFiles
-from eniallocator.cloud.ecs import EcsCloud
-from eniallocator.cloud.limiter import Limiter
 from eniallocator.cloud.metadata import Metadata
+from eniallocator.cloud.opening import open_cloud
+from eniallocator.cloud.switch import Switch
+from eniallocator.opening import Opening
 from eniway import config as configuration
 from eniway import http, log, metrics, names
 from eniway.config import NodeConfig
@@ -45,7 +44,11 @@ from eniway.kube.client import KubeClient, in_cluster
 from eniway.kube.events import Event, Recorder
 from eniway.kube.nodenetwork import NodeNetworkPublisher
 from eniway.kube.podcidr import PodCidrReader
-from eniway.model import Kind
+from eniway.model import Card, Kind
+from eniway.node import debug, dropins
+from eniway.node.bandwidth import BandwidthFollower, watch_of
+from eniway.node.labels import NodeLabels
+from eniway.node.policy import GuardedNetwork, Policies, keep
 from eniway.node.sweep import Sweeper
 from eniway.signals import until_told
 
@@ -58,11 +61,21 @@ _log = log.get(__name__)
 
 
 async def run(config: NodeConfig, *, node: str) -> None:
-    """Serve until cancelled."""
-    clock = SystemClock()
+    """Serve until cancelled; Outdated where the Node has become one of another pool."""
     random = Random()  # noqa: S311 -- spreads retries
+    async with KubeClient(in_cluster()) as client, asyncio.TaskGroup() as group:
+        labels = NodeLabels(client, node=node, kept=Path(names.LABELS_FILE), random=random)
+        resolved = await labels.resolve(config)
+        group.create_task(labels.run(config, resolved))
+        await _serve(resolved, client, node=node, random=random)
+
+
+async def _serve(  # noqa: PLR0915 -- a composition root: it only lists
+    config: NodeConfig, client: KubeClient, *, node: str, random: Random
+) -> None:
+    clock = SystemClock()
     async with AsyncExitStack() as stack:
-        network = await stack.enter_async_context(Network(borders=_borders(config)))
+        network = await stack.enter_async_context(GuardedNetwork(borders=_borders(config)))
         metadata = await stack.enter_async_context(Metadata(config.cloud.metadata))
         opening = await open_ledger(
             Path(names.LEDGER_FILE),
@@ -72,16 +85,14 @@ async def run(config: NodeConfig, *, node: str) -> None:
             clock=clock,
             random=random,
         )
-        cloud = EcsCloud(
-            region=opening.identity.region,
-            endpoint=config.cloud.endpoint,
-            keys=KeyFiles(Path(config.cloud.credentials)),
-            limiter=Limiter(calls_per_minute=config.cloud.calls_per_minute, clock=clock, random=random),
-            clock=clock,
+        switch = await Switch.at(Path(names.SWITCH_FILE))
+        cloud = await stack.enter_async_context(
+            open_cloud(config.cloud, region=opening.identity.region, switch=switch, clock=clock, random=random)
         )
-        stack.callback(cloud.close)
-        client = await stack.enter_async_context(KubeClient(in_cluster()))
         recorder = Recorder(client, node=node, clock=clock.monotonic, new_id=lambda: uuid.uuid4().hex[:16])
+        allocations = Allocations(now=clock.monotonic())
+        pods = PodResources(allocations)
+        stack.push_async_callback(pods.close)
         books = Books(
             opening,
             config=config,
@@ -91,20 +102,33 @@ async def run(config: NodeConfig, *, node: str) -> None:
             random=random,
             new_id=lambda: uuid.uuid4().hex,
             fell_back=lambda pod, why: recorder.tell(Event(pod, "Normal", "RoutedInstead", why)),
+            kubelet=pods.slots,
+            switch=switch,
         )
         stack.push_async_callback(books.close)
-        allocations = Allocations(now=clock.monotonic())
-        pods = PodResources(allocations)
-        stack.push_async_callback(pods.close)
+        if config.networkpolicy:
+            network.guard = stack.enter_context(
+                Policies(client, config=config, leases=books.leases, tell=recorder.tell, random=random)
+            )
         handler = Handler(books, network, pods, add_seconds=config.add_deadline_seconds, default=config.default_wish)
         door = Door(handler.handle)
+        bandwidth = BandwidthFollower(
+            books,
+            network,
+            watch_of(client, node=node, random=random),
+            turn=handler.turn,
+            tell=recorder.tell,
+        )
         sweeper = Sweeper(
             books,
             network,
             service_cidr=config.service_network,
             turn=handler.turn,
             trusted=not opening.rebuilt,
+            mended=bandwidth.mended,
+            remembered=results.remembered,
         )
+        await _tell_host(opening, books.primary)
         publisher = NodeNetworkPublisher(
             client, node=node, status=books.status, changed=books.status_changed, random=random
         )
@@ -121,6 +145,7 @@ async def run(config: NodeConfig, *, node: str) -> None:
         host, port = http.parse_address(config.metrics_address)
         app = http.application(lambda: state.unhealthy, lambda: _refresh(books))
         stack.push_async_callback((await http.serve(app, host=host, port=port)).cleanup)
+        await debug.serve(stack, books, handler.recent, node=node, unhealthy=lambda: state.unhealthy)
 
         async with asyncio.TaskGroup() as group:
             group.create_task(DevicePlugin(books, allocations).run())
@@ -128,10 +153,13 @@ async def run(config: NodeConfig, *, node: str) -> None:
             group.create_task(recorder.run())
             group.create_task(_tell_conditions(books, recorder))
             await network.start(service_cidr=config.service_network, primary=books.primary)
+            group.create_task(keep(network.guard, books))
+            group.create_task(switch.follow(books.wake, clock=clock))
             group.create_task(books.run())
             group.create_task(reader.run())
             await _sweep(sweeper)
             conflist.install_relay(RELAY)
+            group.create_task(bandwidth.run())
             door.open()
             group.create_task(door.run())
             conflist.write()
@@ -140,6 +168,12 @@ async def run(config: NodeConfig, *, node: str) -> None:
             while True:
                 await sweeper.due(config.sweep_seconds)
                 await _sweep(sweeper)
+
+
+async def _tell_host(opening: Opening, primary: Card) -> None:
+    """Which cards the host's network services are to leave alone."""
+    own = frozenset(eni.mac for eni in opening.contents.enis if eni.mac is not None)
+    await asyncio.to_thread(lambda: dropins.install(dropins.observe(primary.mac, own)))
 
 
 def _borders(config: NodeConfig) -> Borders:

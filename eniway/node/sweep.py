@@ -7,7 +7,8 @@ what is done about each:
    the daemon was away. Released.
 2. a host link that carries a lease key nobody holds: an ADD that was undone half-way. Removed, unless the books were
    lost and rebuilt: then it may well be a running pod's, and it ends with its sandbox anyhow. While there is none such,
-   addresses found on our cards without a lease are nobody's and go back into service.
+   addresses found on our cards without a lease are nobody's and go back into service. Of books that were lost, leases
+   of running pods are made again from what the runtime remembers of its ADDs.
 3. a confirmed lease whose links, routes or set members are not as planned: somebody else's hand, a unit that flushed
    rules. Brought back.
 4. an address that is routed to a pod and leased to nobody: not handed out as long as that is so. And what of the
@@ -29,7 +30,7 @@ from typing import Final, Protocol
 
 from eniway import log, metrics
 from eniway.errors import EniwayError, NotReady
-from eniway.model import Card, Lease, LeaseKey
+from eniway.model import Card, Lease, LeaseKey, Sandbox
 
 _log = log.get(__name__)
 _GATHER_SECONDS: Final = 1.0
@@ -104,6 +105,12 @@ class Books(Protocol):
         """The kernel is undone."""
         ...
 
+    async def recover(
+        self, sandboxes: Collection[Sandbox], routed_to: Mapping[LeaseKey, Collection[IPv4Address]]
+    ) -> int:
+        """Leases of living ``sandboxes`` that the books lost."""
+        ...
+
     async def settle_orphans(self, in_use: Collection[object]) -> None:
         """Addresses without a lease that are not ``in_use`` go back into service."""
         ...
@@ -141,6 +148,10 @@ class Network(Protocol):
         """Addresses that are routed to pods."""
         ...
 
+    async def observe_routed(self) -> Mapping[LeaseKey, Collection[IPv4Address]]:
+        """The same for each lease key that a host link carries."""
+        ...
+
     async def claim_ranges(self, cidrs: Collection[IPv4Network]) -> None:
         """What of ``cidrs`` no pod has is unreachable."""
         ...
@@ -169,7 +180,8 @@ class Network(Protocol):
 class Sweeper:
     """Runs sweeps.
 
-    ``turn(key)`` is the doors' order of requests for one lease; ``trusted``: the books know of every lease there is.
+    ``turn(key)`` is the doors' order of requests for one lease; ``trusted``: the books know of every lease there is;
+    ``remembered``: attachments by the runtime's memory. ``mended`` hears what was wrong with a lease.
     """
 
     def __init__(
@@ -180,14 +192,18 @@ class Sweeper:
         service_cidr: IPv4Network,
         turn: Callable[[LeaseKey], AbstractAsyncContextManager[None]],
         trusted: bool,
+        remembered: Callable[[], Collection[Sandbox]],
         alive: Callable[[str], bool] = is_namespace,
+        mended: Callable[[Lease, Sequence[object]], None] = lambda _lease, _wrong: None,
     ) -> None:
         self._books = books
         self._network = network
         self._service_cidr = service_cidr
         self._turn = turn
         self._trusted = trusted
+        self._remembered = remembered
         self._alive = alive
+        self._mended = mended
 
     async def due(self, seconds: float) -> None:
         """Return when it is time for the next sweep: after ``seconds``, or soon after somebody else's hand was seen."""
@@ -201,6 +217,8 @@ class Sweeper:
         """One sweep; the number of repairs. An error over one lease is logged and does not keep the others waiting."""
         repairs = await self._foundations()
         links = await self._network.observe_leases()
+        if not self._trusted:
+            repairs += await self._recover()
         leases = self._books.leases()
         living = await asyncio.to_thread(lambda: [lease.netns for lease in leases if self._alive(lease.netns)])
         findings = compare(leases=leases, alive=living, links=links)
@@ -218,6 +236,15 @@ class Sweeper:
             repairs += await self._one("datapath", lease.key, self._mend)
         await self.sweep_ranges()
         return repairs
+
+    async def _recover(self) -> int:
+        """Leases that lost books do not know; a pod whose card has not been seen yet is for the next sweep."""
+
+        def living() -> list[Sandbox]:
+            return [sandbox for sandbox in self._remembered() if self._alive(sandbox.netns)]
+
+        found = await asyncio.to_thread(living)
+        return self._count("lost lease", await self._books.recover(found, await self._network.observe_routed()))
 
     async def sweep_ranges(self) -> None:
         """The podCIDR's part, also when another one was learnt."""
@@ -285,6 +312,7 @@ class Sweeper:
         wrong = await self._network.repair(lease)
         if wrong:
             _log.warning("a pod's network was not as planned", wrong=[str(part) for part in wrong][:10])
+            self._mended(lease, wrong)
         # An ADD whose daemon died between kernel and books, and whose runtime kept the sandbox, is done by now.
         await self._books.confirm(key)
         return bool(wrong)

@@ -16,22 +16,24 @@ from random import Random
 from typing import Final
 
 from eniallocator import SystemClock
-from eniallocator.cloud.credentials import KeyFiles
-from eniallocator.cloud.ecs import EcsCloud
-from eniallocator.cloud.limiter import Limiter
+from eniallocator.cloud.fleet import Fleet
 from eniallocator.cloud.metadata import Metadata
+from eniallocator.cloud.opening import open_cloud
+from eniallocator.cloud.switch import Switch
 from eniallocator.cloud.vpc import VpcRoutes
 from eniway import config as configuration
 from eniway import http, log, names
 from eniway.config import NodeConfig
 from eniway.errors import NotReady
 from eniway.kube.client import Connection, KubeClient, from_kubeconfig, in_cluster
-from eniway.kube.events import Recorder
+from eniway.kube.events import ObjectRef, Recorder
 from eniway.kube.lease import LeaderLock
 from eniway.kube.reflector import Reflector
 from eniway.kube.views import Node, NodeNetwork
 from eniway.operator.counts import Counts
+from eniway.operator.reclaim import Reclaim
 from eniway.operator.routes import Routes
+from eniway.operator.stock import Stock
 from eniway.signals import until_told
 
 LOCK: Final = "eniway-operator"
@@ -54,6 +56,7 @@ async def run(config: NodeConfig, *, connection: Connection, identity: str) -> N
         nodes = Reflector(client, "/api/v1/nodes", Node, random=random)
         networks = Reflector(client, f"/apis/{names.API_VERSION}/nodenetworks", NodeNetwork, random=random)
         recorder = Recorder(client, node="", clock=clock.monotonic, new_id=lambda: uuid.uuid4().hex[:16])
+        about = ObjectRef("coordination.k8s.io/v1", "Lease", LOCK, NAMESPACE)
         lock = LeaderLock(
             client,
             namespace=NAMESPACE,
@@ -69,14 +72,11 @@ async def run(config: NodeConfig, *, connection: Connection, identity: str) -> N
             await nodes.synced()
             await networks.synced()
             region, vpc = await _place(config)
-            cloud = EcsCloud(
-                region=region,
-                endpoint=config.cloud.endpoint,
-                keys=KeyFiles(Path(config.cloud.credentials)),
-                limiter=Limiter(calls_per_minute=config.cloud.calls_per_minute, clock=clock, random=random),
-                clock=clock,
+            switch = await Switch.at(Path(names.SWITCH_FILE))
+            group.create_task(switch.follow(lambda: None, clock=clock))
+            cloud = await stack.enter_async_context(
+                open_cloud(config.cloud, region=region, switch=switch, clock=clock, random=random)
             )
-            stack.callback(cloud.close)
             routes = Routes(
                 config,
                 region=region,
@@ -86,20 +86,44 @@ async def run(config: NodeConfig, *, connection: Connection, identity: str) -> N
                 nodes=nodes,
                 networks=networks,
                 recorder=recorder,
+                about=about,
                 clock=clock,
                 random=random,
             )
-            health.unhealthy = None
-            _log.info("ready", identity=identity, region=region, vpc=vpc, routes=config.operator.routes)
+            reclaim = Reclaim(
+                config,
+                vpc=vpc,
+                api=Fleet(cloud),
+                nodes=nodes,
+                networks=networks,
+                recorder=recorder,
+                about=about,
+                random=random,
+            )
+            stock = Stock(
+                config, vpc=vpc, api=cloud, client=client, networks=networks, recorder=recorder, random=random
+            )
+
             counts = Counts(client, nodes=nodes, networks=networks, random=random)
 
-            async def duties() -> None:
-                async with asyncio.TaskGroup() as leading:
-                    leading.create_task(counts.run())
+            async def lead() -> None:
+                async with asyncio.TaskGroup() as duties:
+                    duties.create_task(reclaim.run())
+                    duties.create_task(stock.run())
+                    duties.create_task(counts.run())
                     if config.operator.routes == "managed":
-                        leading.create_task(routes.run())
+                        duties.create_task(routes.run())
 
-            await lock.lead(duties)
+            health.unhealthy = None
+            _log.info(
+                "ready",
+                identity=identity,
+                region=region,
+                vpc=vpc,
+                routes=config.operator.routes,
+                dry_run=config.operator.dry_run,
+            )
+            await lock.lead(lead)
 
 
 async def _place(config: NodeConfig) -> tuple[str, str]:

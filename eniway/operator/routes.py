@@ -23,7 +23,7 @@ from eniway.config import NodeConfig
 from eniway.errors import KubeError
 from eniway.kube import conditions
 from eniway.kube.client import KubeClient
-from eniway.kube.events import Event, NodeRef, Recorder
+from eniway.kube.events import Event, NodeRef, ObjectRef, Recorder
 from eniway.kube.reflector import Reflector, either_changed
 from eniway.kube.views import Node, NodeNetwork
 
@@ -51,9 +51,11 @@ class Routes:
         nodes: Reflector[Node],
         networks: Reflector[NodeNetwork],
         recorder: Recorder,
+        about: ObjectRef,
         clock: Clock,
         random: Random,
     ) -> None:
+        """``about``: the object that Events of the cluster as a whole are told of."""
         self._config = config
         self._region = region
         self._vpc = vpc
@@ -62,6 +64,7 @@ class Routes:
         self._nodes = nodes
         self._networks = networks
         self._recorder = recorder
+        self._about = about
         self._clock = clock
         self._random = random
         self._verdicts: Mapping[str, Verdict] = {}
@@ -71,7 +74,8 @@ class Routes:
         """Keep routes and conditions until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._write_conditions())
+                if not self._config.operator.dry_run:  # what a dry run says of a route is not so
+                    group.create_task(self._write_conditions())
                 await self._keep()
         finally:
             metrics.ROUTES.clear()
@@ -85,11 +89,14 @@ class Routes:
             clock=self._clock,
             random=self._random,
             new_id=lambda: uuid.uuid4().hex,
+            most_percent=self._config.operator.most_gone_percent,
+            dry_run=self._config.operator.dry_run,
         )
         while True:
             seen = self._nodes.generation, self._networks.generation
             settled = self._wants()
             await keeper.settle(self._wants, self._tell)
+            self._tell_too_many(keeper.too_many_gone)
             try:
                 async with asyncio.timeout(RESYNC):
                     while self._wants() == settled:
@@ -126,6 +133,15 @@ class Routes:
         for state in RouteState:
             metrics.ROUTES.labels(state).set(counts[state])
         self._told.set()
+
+    def _tell_too_many(self, gone: Mapping[str, int]) -> None:
+        for table, count in gone.items():
+            words = (
+                f"{count} instances that routes in {table} lead to are gone at once, more than "
+                f"{self._config.operator.most_gone_percent} % of them: their entries stay. "
+                "If the cluster did shrink so much, raise operator.most_gone_percent for a while"
+            )
+            self._recorder.tell(Event(self._about, "Warning", "TooManyInstancesGone", words))
 
     async def _write_conditions(self) -> None:
         """Whenever a verdict or an object has changed, write what the objects do not say yet."""

@@ -11,19 +11,18 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 
 from demo import inside
-from demo.box import Box, Status
+from demo.box import Box
 from demo.kube import Kube, Object
-from tests.bench import wire
+from tests.bench import bandwidth, operator_resync, start, wire
 from tests.bench.figures import LEAST_ROUNDS, Figure, median_of_ratios, rotated, table
 from tests.bench.vxlan import overlay
 from tests.bench.wire import Place
+from tests.box import hold
 
 BUILD = Path("build/bench")
 PODS = "/api/v1/namespaces/bench/pods"
@@ -31,13 +30,20 @@ AGNHOST = "registry.k8s.io/e2e-test-images/agnhost:2.53"
 INSTANCE_TYPE = "ecs.g7.4xlarge"
 """Room for 30 pods on one node: 8 ENIs with 30 addresses each."""
 MANY = 30
+WARM = {"min_idle_addresses": MANY, "max_idle_addresses": 3 * MANY, "cooldown_seconds": 1}
+"""A pool that has what MANY pods at once need, round after round."""
 VARIANTS = ("instance", "exclusive", "shared", "vxlan")
 Round = dict[str, float]
 
 
 def main() -> int:
     """Measure all, or the parts that are asked for."""
-    parts = {"box": bench_box, "wire": bench_eniway}
+    parts = {
+        "box": bench_box,
+        "bandwidth": bandwidth.bench,
+        "operator": lambda _: operator_resync.figures(),
+        "wire": bench_eniway,
+    }
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=12, help=f"interleaved rounds, at least {LEAST_ROUNDS}")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each throughput measurement")
@@ -72,35 +78,51 @@ def bench_box(_options: argparse.Namespace) -> list[Figure]:
 def bench_eniway(options: argparse.Namespace) -> list[Figure]:
     """The wire, CNI ADD and the daemon's memory, on one cluster."""
     rtt = wire.compile_rtt(BUILD)
-    with standing(Box(BUILD / "box"), "--nodes", "3", "--instance-type", INSTANCE_TYPE) as (box, status):
+    box = Box(BUILD / "box")
+    with box.standing("--nodes", "3", "--instance-type", INSTANCE_TYPE):
+        status = box.status()
         kube = Kube(Path(status.kubeconfig))
         first, second, third = status.nodes
         kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "bench"}})
+        hold.configure(kube, pool=WARM)
         pairs = {"instance": (Place(first.netns, first.address), Place(second.netns, second.address))}
         for kind in ("exclusive", "shared"):
             one, two = (place_of(kube, _pod(f"{kind}-{node.name}", node.name, kind)) for node in (first, second))
             pairs[kind] = (one, two)
         gbits, tcp, udp = list[Round](), list[Round](), list[Round]()
-        adds = list[Round]()
+        adds, together = list[Round](), list[float]()
         with overlay(first, second) as pairs["vxlan"]:
             for turn in range(options.rounds):
                 order = rotated(VARIANTS, turn)
                 gbits.append({one: wire.throughput(*pairs[one], seconds=options.seconds) / 1e9 for one in order})
                 tcp.append({one: wire.round_trip(rtt, *pairs[one], "tcp") for one in order})
                 udp.append({one: wire.round_trip(rtt, *pairs[one], "udp") for one in order})
-                adds.append(cni_adds(box, third.name, turn))
+                one_by_one, at_once = cni_adds(box, third.name, turn)
+                adds.append(one_by_one)
+                together += at_once
                 say(f"round {turn + 1} of {options.rounds}: " + _round(gbits[-1], tcp[-1], adds[-1]))
+        log = box.state / "log" / third.name / "containerd.log"
+        began = [start.starts(kube, PODS, _placed(third.name), turn, log=log) for turn in range(options.rounds)]
         rss = memory(kube, third.name)
-    samples = {"gbits": gbits, "tcp_rtt_us": tcp, "udp_rtt_us": udp, "cni_add_ms": adds}
+    samples = {
+        "gbits": gbits,
+        "tcp_rtt_us": tcp,
+        "udp_rtt_us": udp,
+        "cni_add_ms": adds,
+        "cni_add_together_ms": together,
+        "start_ms": began,
+    }
     (BUILD / "samples.json").write_text(json.dumps(samples, indent=1) + "\n")
-    return [*_wire_figures(gbits, tcp, udp), *_add_figures(adds), Figure(f"daemon RSS, {MANY} pods", rss, "MiB", 110)]
+    figures = [*_wire_figures(gbits, tcp, udp), *_add_figures(adds, together), *start.figures(began)]
+    return [*figures, Figure(f"daemon RSS, {MANY} pods", rss, "MiB", 110)]
 
 
-def cni_adds(box: Box, node: str, turn: int) -> Round:
-    """Medians of a few ADDs of each plugin, in milliseconds."""
+def cni_adds(box: Box, node: str, turn: int) -> tuple[Round, list[float]]:
+    """Medians of a few ADDs of each plugin, and how long each of MANY at once took. In milliseconds."""
     program = str(Path(__file__).with_name("cni_add.py").absolute())
-    took: dict[str, list[float]] = json.loads(box.sh(node, [sys.executable, program, str(turn), "3"]))
-    return {plugin: median(values) for plugin, values in took.items()}
+    took: dict[str, list[float]] = json.loads(box.sh(node, [sys.executable, program, str(turn), "3", str(MANY)]))
+    together = took.pop("together")
+    return {plugin: median(values) for plugin, values in took.items()}, together
 
 
 def memory(kube: Kube, node: str) -> float:
@@ -123,16 +145,6 @@ def place_of(kube: Kube, pod: Object) -> Place:
     [one] = found
     uid = one["metadata"]["uid"]
     return Place(f"/proc/{inside.pids([uid])[uid]}/ns/net", IPv4Address(one["status"]["podIP"]))
-
-
-@contextmanager
-def standing(box: Box, *words: str) -> Iterator[tuple[Box, Status]]:
-    """A box with eniway for as long as the context lasts."""
-    try:
-        box.run("up", *words, "--install", "eniway")
-        yield box, box.status()
-    finally:
-        box.run("down")
 
 
 def say(text: str) -> None:
@@ -173,11 +185,24 @@ def _wire_figures(gbits: list[Round], tcp: list[Round], udp: list[Round]) -> lis
     return [*figures, dataclasses.replace(ahead, beside=beside), dataclasses.replace(behind, beside=beside_rtt)]
 
 
-def _add_figures(adds: list[Round]) -> list[Figure]:
+def _add_figures(adds: list[Round], together: list[float]) -> list[Figure]:
     reference = median(one["bridge"] for one in adds)
     ratio = median_of_ratios(adds, "eniway", "bridge")
     beside = f"bridge + host-local {reference:.1f} ms; eniway ÷ it {ratio:.2f}"
-    return [Figure("CNI ADD, warm pool, p50", median(one["eniway"] for one in adds), "ms", 30, beside=beside)]
+    many = f"CNI ADD, warm pool, {MANY} at once"
+    return [
+        Figure("CNI ADD, warm pool, p50", median(one["eniway"] for one in adds), "ms", 15, beside=beside),
+        Figure(f"{many}, p50", median(together), "ms", 120),
+        Figure(f"{many}, p99", quantiles(together, n=100, method="inclusive")[98], "ms", 400),
+    ]
+
+
+def _placed(node: str) -> dict[str, Object]:
+    """A pod of each kind that is on its node from the beginning."""
+    pods = {kind: _pod(f"start-{kind}", node, kind) for kind in start.KINDS}
+    for pod in pods.values():
+        pod["spec"]["nodeName"] = node
+    return pods
 
 
 def _pod(name: str, node: str, kind: str) -> Object:

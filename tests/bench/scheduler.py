@@ -1,4 +1,4 @@
-"""`python -m tests.bench.scheduler`: the extender beside a real etcd, API server and kube-scheduler; nodes are objects only.
+"""`python -m tests.bench.scheduler`: the extender beside a real etcd, API server and kube-scheduler; nodes are objects.
 
 micro     filter over N names, loopback, one connection; memory, and start to ready, with N nodes and M pods
 rate      pods a second with and without the extender, in interleaved pairs
@@ -99,7 +99,7 @@ async def _drain(cluster: Scheduling, pods: int, *, extended: bool) -> float:
         first = await _bound(cluster, 1)
         began, at_first = time.monotonic(), first
         async with asyncio.timeout(300):
-            while (done := await _bound(cluster, 1)) < pods:
+            while (done := await _bound(cluster, 1)) < pods:  # noqa: ASYNC110 -- another process
                 await asyncio.sleep(0.2)
         speed = (done - at_first) / (time.monotonic() - began)
     await cluster.all(map(cluster.delete, names))
@@ -107,7 +107,7 @@ async def _drain(cluster: Scheduling, pods: int, *, extended: bool) -> float:
 
 
 async def _bound(cluster: Scheduling, least: int) -> int:
-    while (done := sum(map(bool, (await cluster.pods()).values()))) < least:
+    while (done := sum(map(bool, (await cluster.pods()).values()))) < least:  # noqa: ASYNC110 -- as above
         await asyncio.sleep(0.05)
     return done
 
@@ -157,9 +157,7 @@ async def _one(cluster: Scheduling, what: str, *, room: int, each: int) -> int:
     over = sum(max(0, count - each) for count in counts.values())
     pending = sum(not node for node in found.values())
     left = room - sum(counts.values())
-    say(
-        f"{what}: {sum(counts.values())} of {room} places, over-committed {over}, Pending with room {min(pending, left)}"
-    )
+    say(f"{what}: {sum(counts.values())} of {room} places, over {over}, Pending with room {min(pending, left)}")
     stop.set()
     await asyncio.gather(*keepers)
     return over + min(pending, max(0, left))

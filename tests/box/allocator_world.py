@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -14,10 +14,12 @@ from random import Random
 from aiohttp import web
 
 from eniallocator import Books, open_ledger
+from eniallocator.clock import Clock
 from eniallocator.cloud.credentials import KeyFiles
 from eniallocator.cloud.ecs import EcsCloud
 from eniallocator.cloud.limiter import Limiter
 from eniallocator.cloud.metadata import Metadata
+from eniallocator.cloud.switch import Switch
 from eniway.config import CloudConfig, NodeConfig, PoolConfig
 from eniway.errors import DeadlineExceeded, KernelError
 from eniway.model import Card as PodCard
@@ -55,7 +57,8 @@ class FastClock:
 class NodeWithoutKernel:
     """The box's wire on one side and the allocator's kernel on the other: links are remembered only."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self.links: dict[Mac, str] = {}
         self.prepared: set[str] = set()
         self.parked: set[str] = set()
@@ -82,7 +85,7 @@ class NodeWithoutKernel:
 
     async def wait_card(self, mac: Mac, *, deadline: float) -> int:
         try:
-            async with asyncio.timeout_at(deadline / SPEED):
+            async with self._clock.timeout_at(deadline):
                 while mac not in self.links or mac in self.in_pods:
                     await self._news.wait()
         except TimeoutError as error:
@@ -119,17 +122,22 @@ class Rig:
     become: Callable[[str], None]
     """Let the metadata service take whoever asks for this instance."""
     calls: list[str] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)
+    """Those of ``calls`` that were not refused."""
+    kubelet_slots: set[Slot] = field(default_factory=set)
+    """What kubelet may give away or has given away; as far as a test says so."""
+    switch: Switch = field(default_factory=Switch)
     fell_back: list[str] = field(default_factory=list)
     """Pods that got a routed address for want of a shared one, and why."""
     boot_id: str = "boot-1"
-    clock: FastClock = field(default_factory=FastClock)
+    clock: Clock = field(default_factory=FastClock)
     names: "itertools.count[int]" = field(default_factory=itertools.count)
 
     @property
     def ledger(self) -> Path:
         return self.directory / "ledger.db"
 
-    def config(self, *, default: Wish = Wish.SHARED, patience: float = 30.0, **pool: float) -> NodeConfig:
+    def config(self, *, default: Wish = Wish.SHARED, patience: float = 30.0, **pool: float | str) -> NodeConfig:
         return NodeConfig(
             default_network=default.value,
             shared_patience_seconds=patience,
@@ -143,12 +151,19 @@ class Rig:
                 credentials=str(self.directory),
                 calls_per_minute=500,
             ),
-            pool=PoolConfig(**pool),  # type: ignore[arg-type]  # counts and one float
+            pool=PoolConfig(**{"idle_seconds": 10.0, **pool}),  # type: ignore[arg-type]  # counts, seconds, a word
         )
 
     @contextlib.asynccontextmanager
     async def books(
-        self, *, run: bool = True, default: Wish = Wish.SHARED, patience: float = 30.0, **pool: float
+        self,
+        *,
+        run: bool = True,
+        default: Wish = Wish.SHARED,
+        patience: float = 30.0,
+        tap: Callable[[Books, EcsCloud], None] | None = None,
+        ledger: Path | None = None,
+        **pool: float | str,
     ) -> AsyncIterator[Books]:
         """The node's daemon, as far as it concerns the allocator; leaving is a kill."""
         config = self.config(default=default, patience=patience, **pool)
@@ -159,10 +174,16 @@ class Rig:
             keys=KeyFiles(Path(config.cloud.credentials)),
             limiter=Limiter(calls_per_minute=config.cloud.calls_per_minute, clock=self.clock, random=random),
             clock=self.clock,
+            switch=self.switch,
         )
         async with Metadata(config.cloud.metadata) as service:
             opening = await open_ledger(
-                self.ledger, config=config, boot_id=self.boot_id, metadata=service, clock=self.clock, random=random
+                ledger or self.ledger,
+                config=config,
+                boot_id=self.boot_id,
+                metadata=service,
+                clock=self.clock,
+                random=random,
             )
         books = Books(
             opening,
@@ -173,7 +194,11 @@ class Rig:
             random=random,
             new_id=lambda: f"token-{next(self.names)}",
             fell_back=lambda pod, why: self.fell_back.append(f"{pod}: {why}"),
+            kubelet=self._slots_of_kubelet,
+            switch=self.switch,
         )
+        if tap is not None:
+            tap(books, cloud)
         task = asyncio.create_task(books.run()) if run else None
         try:
             yield books
@@ -186,6 +211,9 @@ class Rig:
                 assert not died
             await books.close()
             cloud.close()
+
+    async def _slots_of_kubelet(self) -> Collection[Slot]:
+        return frozenset(self.kubelet_slots)
 
     def key(self, name: str) -> LeaseKey:
         return LeaseKey("eniway", ContainerId(f"container-of-{name}"), "eth0")
@@ -234,12 +262,19 @@ class Rig:
 
 @contextlib.asynccontextmanager
 async def rig(
-    directory: Path, *, instance_type: str = "ecs.g7.xlarge", pods: str = "10.0.16.0/24"
+    directory: Path,
+    *,
+    instance_type: str = "ecs.g7.xlarge",
+    pods: str = "10.0.16.0/24",
+    box_clock: BoxClock | None = None,
+    own_clock: Clock | None = None,
+    answering: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> AsyncIterator[Rig]:
-    """A VPC with one instance, served on loopback."""
-    clock = BoxClock(SPEED)
+    """A VPC with one instance, served on loopback; ``own_clock`` is the allocator's."""
+    clock = box_clock or BoxClock(SPEED)
+    own = own_clock or FastClock()
     faults = Faults()
-    node = NodeWithoutKernel()
+    node = NodeWithoutKernel(own)
     world = World(clock, node, Random(7), load(), faults=faults)
     vpc = world.create_vpc("box", IPv4Network("10.0.0.0/16"))
     nodes = world.create_vswitch("nodes", vpc.id, IPv4Network("10.0.0.0/20"))
@@ -252,6 +287,7 @@ async def rig(
     (directory / "access_key_id").write_text(KEY)
     (directory / "access_key_secret").write_text(SECRET)
     calls: list[str] = []
+    passed: list[str] = []
     who = [instance.id]
 
     def become(instance_id: str) -> None:
@@ -262,7 +298,11 @@ async def rig(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         calls.append(request.query.get("Action", "?"))
-        return await handler(request)
+        with answering():
+            answer = await handler(request)
+        if answer.status < 300:
+            passed.append(request.query.get("Action", "?"))
+        return answer
 
     api = openapi(world, credentials, faults)
     api.middlewares.append(count)
@@ -281,6 +321,8 @@ async def rig(
                 directory,
                 become,
                 calls,
+                passed,
+                clock=own,
             )
         running.cancel()
 

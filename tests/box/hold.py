@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+import yaml
+
 from demo.application import NAMESPACE as DEMO
 from demo.application import ready
 from demo.box import Box
@@ -17,6 +19,7 @@ HOLD = "hold"
 PODS = f"/api/v1/namespaces/{HOLD}/pods"
 DAEMON = "app.kubernetes.io/name=eniway-node"
 SYSTEM_PODS = "/api/v1/namespaces/kube-system/pods"
+CONFIG = "/api/v1/namespaces/kube-system/configmaps/eniway-config"
 NODE_NETWORKS = "/apis/eniway.io/v1alpha1/nodenetworks"
 PATIENCE = 120.0
 
@@ -103,6 +106,23 @@ def replace_daemon(kube: Kube, node: str) -> str:
 def await_daemons(kube: Kube, count: int) -> None:
     """Wait until so many daemons are Ready, and no other is there."""
     kube.until(SYSTEM_PODS, lambda pods: ready(pods, count), seconds=PATIENCE, selector=DAEMON)
+
+
+def configure(kube: Kube, **settings: object) -> str:
+    """Other settings for all daemons, which begin anew; the configuration as it was, for ``restore``."""
+    before: str = kube.get(CONFIG)["data"]["config.yaml"]
+    restore(kube, yaml.safe_dump(yaml.safe_load(before) | settings))
+    return before
+
+
+def restore(kube: Kube, text: str) -> None:
+    """The daemons' configuration; they begin anew with it, one after the other."""
+    metadata = {"name": "eniway-config", "namespace": "kube-system"}
+    kube.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"config.yaml": text}})
+    nodes = list(daemons(kube))
+    for node in nodes:
+        replace_daemon(kube, node)
+        await_daemons(kube, len(nodes))
 
 
 def condition(kube: Kube, node: str, kind: str, status: str) -> Object:

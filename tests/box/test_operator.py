@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from aiohttp import ClientError, ClientSession
 
 from tests.box.apiserver import ApiServer, apiserver, free_ports
 from tests.box.route_world import RouteWorld, route_world
+from vpcbox.faults import Kind, Rule
 
 MANIFESTS = Path(__file__).parents[2] / "manifests/base"
 USER = "system:serviceaccount:kube-system:eniway-operator"
@@ -31,7 +33,7 @@ CONDITION = {
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     with apiserver(tmp_path_factory.mktemp("apiserver")) as server:
-        for name in ("nodenetwork.yaml", "operator.yaml"):
+        for name in ("nodenetwork.yaml", "vswitch.yaml", "operator.yaml"):
             server.kubectl("apply", "--filename", str(MANIFESTS / name))
         yield server
 
@@ -93,10 +95,30 @@ class Cluster:
         spec: dict[str, Any] = (await self.get("lease", "eniway-operator", "--namespace=kube-system"))["spec"]
         return spec
 
+    async def eni(self, instance: str, *, cluster: str = "box") -> str:
+        """An ENI that says it is that instance's, attached to none."""
+        tags = {"eniway.io/cluster": cluster, "eniway.io/instance": instance}
+        made = await self.cloud.world.create_eni(self.cloud.vswitch_id, [self.cloud.group_id], tags=tags)
+        return made.id
+
+    async def release(self, number: int, instance: str) -> None:
+        """An instance and its Node are gone, without a word to anybody."""
+        await self.cloud.world.power.stop(instance)
+        await self.cloud.world.power.release(instance)
+        await asyncio.to_thread(self.api.kubectl, "delete", "node", f"node-{number}")
+
+    async def events(self, reason: str) -> list[str]:
+        """What was told under a reason: «Kind name: message»."""
+        found = (await self.get("events", "--all-namespaces", f"--field-selector=reason={reason}"))["items"]
+        about = [event["involvedObject"] for event in found]
+        return [f"{a['kind']} {a['name']}: {e['message']}" for a, e in zip(about, found, strict=True)]
+
     @contextlib.asynccontextmanager
-    async def operator(self, name: str) -> AsyncIterator[asyncio.subprocess.Process]:
-        """A running replica; killed at the end if it is still there."""
-        path, (port,) = self.cloud.directory / f"{name}.yaml", free_ports(1)
+    async def operator(
+        self, name: str, *, port: int = 0, dry_run: bool = False
+    ) -> AsyncIterator[asyncio.subprocess.Process]:
+        """A running replica; killed at the end if it is still there. ``port``: of its metrics."""
+        path, port = self.cloud.directory / f"{name}.yaml", port or free_ports(1)[0]
         config = {
             "cluster": "box",
             "vswitches": [self.cloud.vswitch_id],
@@ -107,7 +129,12 @@ class Cluster:
                 "credentials": str(self.cloud.directory),
                 "calls_per_minute": 500,
             },
-            "operator": {"region": "cn-box", "vpc": self.cloud.vpc_id, "metrics_address": f"127.0.0.1:{port}"},
+            "operator": {
+                "region": "cn-box",
+                "vpc": self.cloud.vpc_id,
+                "metrics_address": f"127.0.0.1:{port}",
+                "dry_run": dry_run,
+            },
         }
         path.write_text(yaml.safe_dump(config))
         kubeconfig = self.api.kubeconfig(USER, "system:serviceaccounts")
@@ -128,7 +155,7 @@ class Cluster:
 @pytest.fixture
 async def cluster(api: ApiServer, cloud: RouteWorld) -> AsyncIterator[Cluster]:
     yield Cluster(api, cloud)
-    for kind in ("nodes", "nodenetworks"):
+    for kind in ("nodes", "nodenetworks", "vswitches"):
         api.kubectl("delete", kind, "--all", "--wait=false")
     api.kubectl("delete", "lease", "--namespace=kube-system", "--all")
 
@@ -230,3 +257,73 @@ async def test_one_of_two_acts_and_the_other_takes_over_when_it_dies(cluster: Cl
             second.send_signal(signal.SIGTERM)
             assert await second.wait() == 0
             assert not (await cluster.lease())["holderIdentity"]
+
+
+async def test_a_released_instance_leaves_neither_enis_nor_a_route(cluster: Cluster) -> None:
+    """Within a round of its Node's going; what is of others, or of the living, is not touched. An Event says so."""
+    one, two = [await cluster.node(number) for number in range(2)]
+    left = [await cluster.eni(one), await cluster.eni(one)]
+    stay = [await cluster.eni(one, cluster="theirs"), await cluster.eni(two)]
+    async with cluster.operator("one"):
+
+        async def routed() -> bool:
+            return len(cluster.cloud.custom) == 2
+
+        await until(routed, what="both routes")
+        await cluster.release(0, one)
+
+        async def clean() -> bool:
+            return set(cluster.cloud.custom) == {"172.20.1.0/24"} and not cluster.cloud.world.enis.keys() & set(left)
+
+        await until(clean, what="its ENIs and its route are gone", seconds=20)
+        assert set(stay) <= cluster.cloud.world.enis.keys()
+
+        async def told() -> bool:
+            return any(one in text for text in await cluster.events("ReclaimedENIs"))
+
+        await until(told, what="an Event")
+
+
+async def test_the_stock_of_the_vswitches_is_told(cluster: Cluster) -> None:
+    """Of those that pods draw on, with when it was read; an empty one has an Event, a former one goes."""
+    cluster.cloud.faults.add(Rule(Kind.VSWITCH_EMPTY, cluster.cloud.vswitch_id))
+    former = {"apiVersion": "eniway.io/v1alpha1", "kind": "VSwitch", "metadata": {"name": "vsw-former"}}
+    await asyncio.to_thread(cluster.api.kubectl, "create", "--filename=-", stdin=json.dumps(former))
+    async with cluster.operator("one"):
+
+        async def told() -> bool:
+            found = {item["metadata"]["name"]: item for item in (await cluster.get("vswitches"))["items"]}
+            return found.keys() == {cluster.cloud.vswitch_id} and "status" in found[cluster.cloud.vswitch_id]
+
+        await until(told, what="a VSwitch with a status, and no other")
+        status = (await cluster.get("vswitch", cluster.cloud.vswitch_id))["status"]
+        age = datetime.now(UTC) - datetime.fromisoformat(status.pop("readAt"))
+        assert timedelta() <= age < timedelta(minutes=1)
+        assert status == {"zone": "cn-box-a", "cidr": "10.0.0.0/20", "available": 0}
+
+        async def warned() -> bool:
+            return any(cluster.cloud.vswitch_id in text for text in await cluster.events("VSwitchEmpty"))
+
+        await until(warned, what="an Event on the VSwitch")
+
+
+async def test_a_dry_run_changes_neither_enis_nor_routes(cluster: Cluster) -> None:
+    """It counts what it would do, and says of no route that it stands."""
+    one, two = [await cluster.node(number, unavailable=True) for number in range(2)]
+    left = await cluster.eni(one)
+    await cluster.eni(two)
+    await cluster.release(0, one)
+    (port,) = free_ports(1)
+    async with cluster.operator("one", port=port, dry_run=True):
+
+        async def counted() -> bool:
+            async with ClientSession() as http, http.get(f"http://127.0.0.1:{port}/metrics") as answer:
+                metrics = (await answer.text()).splitlines()
+            return {f'eniway_dry_run_pending{{what="{what}"}} 1.0' for what in ("create_route", "delete_eni")} <= {
+                *metrics
+            }
+
+        await until(counted, what="one of each is counted")
+        assert not cluster.cloud.custom
+        assert left in cluster.cloud.world.enis
+        assert (await cluster.conditions("node", 1))["NetworkUnavailable"][0] == "True"

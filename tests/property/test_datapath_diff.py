@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datapath.diff import Add, Change, Op, Remove, diff, mend
+from datapath.plan.bandwidth import bandwidth
 from datapath.plan.exclusive import exclusive, home
 from datapath.plan.node import node, shared_card
 from datapath.plan.routed import ranges, routed
@@ -21,17 +22,33 @@ from datapath.state import (
     TABLE_MAIN,
     Addr,
     Eni,
+    Ifb,
     Item,
     Neigh,
     Netns,
     NetState,
+    Redirect,
     Route,
     Sysctl,
+    Tbf,
     Veth,
     key,
 )
 from eniway import names
-from eniway.model import Card, ContainerId, EniId, Kind, Lease, LeaseKey, Mac, PodRef, PodUid, Slot
+from eniway.model import (
+    UNLIMITED,
+    Bandwidth,
+    Card,
+    ContainerId,
+    EniId,
+    Kind,
+    Lease,
+    LeaseKey,
+    Mac,
+    PodRef,
+    PodUid,
+    Slot,
+)
 
 SERVICES = IPv4Network("172.21.0.0/20")
 
@@ -67,7 +84,7 @@ class Kernel:
                 found[Netns.NODE, item.name] = item.up
                 if item.peer is not None:
                     found[Netns.POD, item.peer] = item.up
-            elif isinstance(item, Eni):
+            elif isinstance(item, Eni | Ifb):
                 found[item.netns, item.name] = item.up
         return found
 
@@ -80,8 +97,14 @@ class Kernel:
                 assert key(item) not in self.items
                 assert item.peer is not None
                 assert (Netns.POD, item.peer) not in devices, "the name is taken"
-            case Addr():
+            case Ifb():
+                assert (item.netns, item.name) not in devices, "the name is taken"
+            case Addr() | Tbf():
                 assert (item.netns, item.dev) in devices
+            case Redirect():
+                assert (item.netns, item.dev) in devices
+                assert (Ifb, item.netns, item.to) in self.items, "leads nowhere"
+                assert (Tbf, item.netns, item.to) in self.items, "leads to where nothing limits"
             case Neigh():
                 assert devices[item.netns, item.dev], "the link is down"
             case Route(dev=str(dev)):
@@ -126,7 +149,7 @@ class Kernel:
                 self._forget(Netns.NODE, was.name, Neigh)
             if item.peer_mac != was.peer_mac and was.peer is not None:
                 self._forget(Netns.POD, was.peer, Neigh)
-        if isinstance(item, Route | Neigh):
+        if isinstance(item, Route | Neigh | Redirect):
             self._add(item)
         self.items[key(item)] = item
 
@@ -136,6 +159,11 @@ class Kernel:
                 self._strip(Netns.NODE, item.name)
                 if item.peer is not None:
                     self._strip(Netns.POD, item.peer)
+            case Ifb():
+                self._strip(item.netns, item.name)
+                for lead in [other for other in self.items.values() if isinstance(other, Redirect)]:
+                    if (lead.netns, lead.to) == (item.netns, item.name):
+                        self.items[key(lead)] = replace(lead, to=None)
             case Addr():
                 for route in [other for other in self.items.values() if isinstance(other, Route)]:
                     if route.netns == item.netns and route.source == item.address.ip:
@@ -149,9 +177,9 @@ class Kernel:
                 pass
 
     def _rename(self, netns: Netns, old: str, new: str) -> None:
-        """A link is down while it is renamed: only its addresses outlast that."""
+        """A link is down while it is renamed: only its addresses, buckets and filters outlast that."""
         for item in list(self.items.values()):
-            if isinstance(item, Addr) and (item.netns, item.dev) == (netns, old):
+            if isinstance(item, Addr | Tbf | Redirect) and (item.netns, item.dev) == (netns, old):
                 del self.items[key(item)]
                 moved = replace(item, dev=new)
                 self.items[key(moved)] = moved
@@ -164,7 +192,7 @@ class Kernel:
         self.items[key(veth)] = replace(veth, peer=None, peer_mac=Mac(""), peer_mtu=0)
 
     def _strip(self, netns: Netns, dev: str) -> None:
-        self._forget(netns, dev, Route, Neigh, Addr)
+        self._forget(netns, dev, Route, Neigh, Addr, Tbf, Redirect)
 
     def _forget(self, netns: Netns, dev: str, *kinds: type[Item]) -> None:
         for name, item in list(self.items.items()):
@@ -186,7 +214,7 @@ def card(slot: int) -> Card:
     )
 
 
-def lease(kind: Kind, *, host: int = 10, slot: int = 1, service: int = 20) -> Lease:
+def lease(kind: Kind, *, host: int = 10, slot: int = 1, service: int = 20, limits: Bandwidth = UNLIMITED) -> Lease:
     return Lease(
         key=LeaseKey("eniway", ContainerId("c0ffee"), "eth0"),
         pod=PodRef("default", "pod", PodUid("uid")),
@@ -195,6 +223,7 @@ def lease(kind: Kind, *, host: int = 10, slot: int = 1, service: int = 20) -> Le
         card=card(slot),
         address=IPv4Address(f"10.0.1.{host}"),
         service_address=IPv4Address(f"10.0.1.{service}") if kind is Kind.EXCLUSIVE else None,
+        bandwidth=limits,
     )
 
 
@@ -206,18 +235,42 @@ def at_home(slot: int, *, mtu: int = 1500) -> Eni:
 
 hosts = st.integers(10, 12)
 mtus = st.sampled_from([1400, 1500])
+rates = st.sampled_from([None, None, 10**6, 10**9])
+limits_ = st.builds(Bandwidth, rates, rates)
+
+
+def planned(of: Lease, mtu: int, *, metadata: bool = False) -> NetState:
+    """All that a lease means."""
+    match of.kind:
+        case Kind.SHARED:
+            connection = shared(of, mtu=mtu)
+        case Kind.ROUTED:
+            connection = routed(of, mtu=mtu)
+        case Kind.EXCLUSIVE:
+            connection = exclusive(of, mtu=mtu, service_cidr=SERVICES, metadata=metadata)
+    return connection | bandwidth(of, mtu=mtu)
+
+
 shared_plans = st.builds(
-    lambda host, slot, mtu: shared(lease(Kind.SHARED, host=host, slot=slot), mtu=mtu), hosts, st.integers(1, 2), mtus
+    lambda host, slot, mtu, limits: planned(lease(Kind.SHARED, host=host, slot=slot, limits=limits), mtu),
+    hosts,
+    st.integers(1, 2),
+    mtus,
+    limits_,
 )
 exclusive_plans = st.builds(
-    lambda host, service, mtu: exclusive(
-        lease(Kind.EXCLUSIVE, host=host, service=service, slot=3), mtu=mtu, service_cidr=SERVICES
+    lambda host, service, mtu, limits, metadata: planned(
+        lease(Kind.EXCLUSIVE, host=host, service=service, slot=3, limits=limits), mtu, metadata=metadata
     ),
     hosts,
     st.integers(20, 22),
     mtus,
+    limits_,
+    st.booleans(),
 )
-routed_plans = st.builds(lambda host, mtu: routed(lease(Kind.ROUTED, host=host, slot=0), mtu=mtu), hosts, mtus)
+routed_plans = st.builds(
+    lambda host, mtu, limits: planned(lease(Kind.ROUTED, host=host, slot=0, limits=limits), mtu), hosts, mtus, limits_
+)
 # Another podCIDR is wanted when the Node was made anew.
 range_plans = st.builds(
     lambda numbers: ranges([IPv4Network(f"172.20.{number}.0/24") for number in numbers]),
@@ -296,6 +349,10 @@ def meddle(draw: st.DrawFn, kernel: Kernel) -> None:
             kernel.apply(Change(other, item))
         case Sysctl():
             kernel.apply(Change(replace(item, value="7"), item))
+        case Tbf() if draw(st.booleans()):
+            kernel.apply(Change(replace(item, rate=2 * item.rate), item))
+        case Ifb() if draw(st.booleans()):
+            kernel.apply(Change(replace(item, alias="somebody", up=False), item))
         case _:
             kernel.apply(Remove(item))
 
@@ -348,7 +405,7 @@ def test_mending_leads_to_the_plan_and_spares_what_is_the_pods(situation: tuple[
     observed, desired = situation
     kernel = Kernel(observed)
     for op in mend(observed, desired):
-        assert not (isinstance(op, Remove) and getattr(op.item, "netns", None) is Netns.POD)
+        assert not (isinstance(op, Remove) and isinstance(op.item, Addr | Neigh | Route) and op.item.netns is Netns.POD)
         kernel.apply(op)
     assert mend(kernel.state, desired) == ()
     assert all(item in kernel.state for item in desired if not isinstance(item, Eni | Veth))
@@ -432,6 +489,17 @@ def test_all_is_lowered_last(everywhere: int) -> None:
     assert len(paths) == len(before)
 
 
+@given(st.integers(1000, 10**15), st.integers(-2, 2))
+def test_how_the_kernel_rounds_a_burst_is_no_difference(bits: int, ticks: int) -> None:
+    """It keeps the burst as a time in ticks of 64 ns."""
+    (want,) = bandwidth(lease(Kind.SHARED, limits=Bandwidth(ingress=bits)), mtu=1500)
+    assert isinstance(want, Tbf)
+    back = replace(want, burst=want.burst + ticks * 64 * want.rate // 10**9)
+    assert diff(frozenset({back}), frozenset({want})) == ()
+    other = replace(want, burst=want.burst + max(want.burst // 10, 64 * want.rate // 10**7))
+    assert diff(frozenset({other}), frozenset({want})) == (Change(want, other),)
+
+
 def test_a_card_that_is_missing_shows() -> None:
     """It cannot be made, but CHECK must not call its absence as planned."""
     plan = home(card(3), name="eth3", mtu=1500)
@@ -440,8 +508,8 @@ def test_a_card_that_is_missing_shows() -> None:
 
 def test_the_model_refuses_what_the_kernel_refuses() -> None:
     """A route before its link, an address on nothing: the laws above are not held by a model that takes anything."""
-    for item in shared(lease(Kind.SHARED), mtu=1500):
-        if isinstance(item, Addr | Neigh | Route):
+    for item in planned(lease(Kind.SHARED, limits=Bandwidth(10**6, 10**6)), 1500):
+        if isinstance(item, Addr | Neigh | Route | Tbf | Redirect):
             try:
                 Kernel(NOTHING).apply(Add(item))
             except (AssertionError, KeyError):

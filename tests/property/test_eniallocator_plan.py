@@ -10,16 +10,17 @@ from eniallocator.lifecycle import COMING, State
 from eniallocator.plan import (
     Assign,
     CardView,
+    ClaimSlot,
     CloudOp,
     CreateCard,
     Demand,
     Discard,
     Limits,
     Unassign,
-    divide_slots,
     plan,
 )
 from eniallocator.records import Use
+from eniallocator.slots import divide
 from eniway.model import Slot, VSwitchId
 
 VSWITCHES = [VSwitchId("vsw-1"), VSwitchId("vsw-2")]
@@ -29,13 +30,17 @@ AT_REST_OR_COMING = [State.READY, *sorted(COMING), State.DRAINING, State.DETACHI
 @st.composite
 def limits_of(draw: st.DrawFn) -> Limits:
     enis = draw(st.integers(1, 8))
-    shared, exclusive = divide_slots(enis=enis, exclusive=draw(st.integers(0, 8)))
+    some = st.frozensets(st.integers(1, 8).map(Slot), max_size=3)
+    slots = divide(enis=enis, exclusive=draw(st.none() | st.integers(0, 8)), moving=draw(some), taken=draw(some))
     least = draw(st.integers(0, 6))
     return Limits(
         enis=enis,
         addresses_per_eni=draw(st.integers(1, 12)),
-        shared_slots=shared,
-        exclusive_slots=exclusive,
+        shared_slots=slots.shared,
+        exclusive_slots=slots.exclusive,
+        offered_slots=slots.offered,
+        moving_slots=slots.moving,
+        auto=slots.auto,
         min_idle=least,
         max_idle=draw(st.integers(least, 12)),
         warm_exclusive=draw(st.integers(0, 4)),
@@ -170,6 +175,10 @@ def test_nothing_in_use_is_given_back(world: tuple[list[CardView], Demand, Limit
                 assert set(op.addresses) <= set(by_token[op.token].free)
                 assert 0 < len(op.addresses) <= 32
                 assert not by_token[op.token].busy
+            case ClaimSlot():
+                assert limits.auto
+                assert op.slot in limits.exclusive_slots - demand.slots
+                assert not any(card.slot == op.slot and (card.used or card.use is Use.SHARED) for card in cards)
             case Discard():
                 card = by_token[op.token]
                 assert card.use is not Use.PRIMARY
@@ -181,7 +190,7 @@ def test_one_thing_at_a_time_for_each_card(world: tuple[list[CardView], Demand, 
     """The cloud takes one task for an ENI; nothing is asked of one that has a call out or is in motion."""
     cards, demand, limits = world
     by_token = {card.token: card for card in cards}
-    touched = [op.token for op in plan(cards, demand, limits) if not isinstance(op, CreateCard)]
+    touched = [op.token for op in plan(cards, demand, limits) if isinstance(op, Assign | Unassign | Discard)]
     assert len(set(touched)) == len(touched)
     assert all(not by_token[token].busy for token in touched)
     assert all(by_token[token].state in (State.READY, State.LOST) for token in touched)
@@ -206,7 +215,8 @@ def test_demand_is_met_as_far_as_limits_allow(world: tuple[list[CardView], Deman
     calm = [card for card in calm if card.state is State.READY]
     limits = replace(limits, vswitch=VSWITCHES[0], empty_vswitches=frozenset(), scarce_vswitches=frozenset())
     for _ in range(100):
-        ops = plan(calm, demand, limits)
+        # What is claimed is another's to give.
+        ops = [op for op in plan(calm, demand, limits) if not isinstance(op, ClaimSlot)]
         if not ops:
             break
         calm = done(calm, ops)
@@ -245,3 +255,26 @@ def test_what_was_met_stays_met(world: tuple[list[CardView], Demand, Limits]) ->
         grew, shrank = grew or grows, shrank or shrinks
         calm = done(calm, ops)
     raise AssertionError("no end")
+
+
+@given(worlds())
+def test_nothing_is_given_back_while_that_is_switched_off(world: tuple[list[CardView], Demand, Limits]) -> None:
+    """And nothing else is changed by it."""
+    cards, demand, limits = world
+    ops = plan(cards, demand, replace(limits, releases=False))
+    assert not any(isinstance(op, Unassign | Discard) for op in ops)
+    assert list(ops) == [op for op in plan(cards, demand, limits) if not isinstance(op, Unassign | Discard)]
+
+
+@given(worlds(), st.integers(0, 20))
+def test_no_more_goes_back_than_was_idle_for_long(world: tuple[list[CardView], Demand, Limits], spare: int) -> None:
+    """Of addresses of shared cards that have a business where they are."""
+    cards, demand, limits = world
+    by_token = {card.token: card for card in cards}
+    going = 0
+    for op in plan(cards, demand, replace(limits, spare_addresses=spare)):
+        if isinstance(op, Unassign | Discard):
+            card = by_token[op.token]
+            if card.use is Use.SHARED and card.slot in limits.shared_slots and card.state is State.READY:
+                going += len(op.addresses) if isinstance(op, Unassign) else len(card.free)
+    assert going <= spare

@@ -66,6 +66,8 @@ def kube_apiserver(pki: Path, address: IPv4Address) -> list[str]:
         f"--proxy-client-key-file={pki / 'front-proxy-client.key'}",
         # There is no DNS for node names
         "--kubelet-preferred-address-types=InternalIP",
+        f"--audit-policy-file={pki / 'audit-policy.yaml'}",
+        f"--audit-log-path={pki / 'audit.log'}",
     ]
 
 

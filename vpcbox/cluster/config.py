@@ -21,6 +21,8 @@ NODE_MASK = 24
 # Pod links of eniway: what comes in by one of them is a local pod's traffic to kube-proxy
 POD_LINK_PREFIX = "eniw"
 CONTAINERD_SOCKET = Path("/run/containerd/containerd.sock")
+# Service accounts of the pod network, whose requests the API server writes down
+AUDITED = ("eniway-node", "eniway-operator")
 CNI_BIN = Path("/opt/cni/bin")
 CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")  # what a distribution's package puts there
 
@@ -80,6 +82,19 @@ def kubeconfig(server: str, user: str, authority: bytes, pair: KeyPair) -> str:
             ],
             "contexts": [{"name": "vpcbox", "context": {"cluster": "vpcbox", "user": user}}],
             "current-context": "vpcbox",
+        }
+    )
+
+
+def audit_policy() -> str:
+    """The API server's audit policy: who asked for what, of the pod network's own accounts alone, without bodies."""
+    users = [f"system:serviceaccount:kube-system:{name}" for name in AUDITED]
+    return _yaml(
+        {
+            "apiVersion": "audit.k8s.io/v1",
+            "kind": "Policy",
+            "omitStages": ["RequestReceived"],
+            "rules": [{"level": "Metadata", "users": users}, {"level": "None"}],
         }
     )
 

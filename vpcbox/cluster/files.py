@@ -51,6 +51,7 @@ def control_plane(ca: Authority, address: IPv4Address) -> Mapping[str, bytes]:
         "admin.key": admin.key,
         "controller-manager.conf": client("system:kube-controller-manager"),
         "scheduler.conf": client("system:kube-scheduler"),
+        "audit-policy.yaml": config.audit_policy().encode(),
     }
 
 

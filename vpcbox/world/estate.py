@@ -16,7 +16,7 @@ from vpcbox.world.model import ZONE, Eni, EniStatus, EniType, Instance, Instance
 from vpcbox.world.route_table import RouteTable
 from vpcbox.world.wire import Card
 
-MTU = 1500
+MTU, JUMBO_MTU = 1500, 8500
 MOST_TAGS = 20
 
 
@@ -29,6 +29,7 @@ class Estate:
         self.clock = clock
         self.rng = rng
         self.instance_types = instance_types
+        self.jumbo_frames = False  # EnableJumboFrame of all instances whose type has them
         self.faults = faults
         self.vpcs: dict[str, Vpc] = {}
         self.vswitches: dict[str, VSwitch] = {}
@@ -145,7 +146,7 @@ class Estate:
             prefix=cidr,
             primary=eni.type is EniType.PRIMARY,
             source_dest_check=eni.source_dest_check,
-            mtu=MTU,
+            mtu=JUMBO_MTU if self.jumbo_frames and self.instances[eni.instance_id].type.jumbo else MTU,
         )
 
     # -- addresses

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
 
-from datapath.borders import USUAL, Borders
-from datapath.network import Network
-from tests.netns.datapath.fabric import GATEWAY, SERVICE_CIDR, VSWITCH, Namespace, Node, Vpc
+from tests.netns.datapath.fabric import Namespace, Node, Vpc, boot, instance, standing
 
 
 @pytest.fixture
@@ -19,22 +16,8 @@ def vpc() -> Iterator[Vpc]:
     """An empty VPC."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
-    made: list[str] = []
-    try:
-        vpc = Vpc(Namespace(""), made)
-        vpc.router = Namespace(vpc.namespace())
-        router = vpc.router
-        router.ip(f"addr add {GATEWAY}/32 dev lo")
-        for path, value in (("ip_forward", "1"), ("conf/all/rp_filter", "0"), ("conf/default/rp_filter", "0")):
-            router.write(f"net/ipv4/{path}", value)
-        router.exec("ipset", "create", "legal", "hash:net,iface")
-        for chain in ("FORWARD", "INPUT"):
-            router.exec("iptables", "-A", chain, "-m", "set", "!", "--match-set", "legal", "src,src", "-j", "DROP")
-        router.exec("iptables", "-A", "FORWARD", "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP")
+    with standing() as vpc:
         yield vpc
-    finally:
-        for name in made:
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
 @pytest.fixture
@@ -47,31 +30,7 @@ async def nodes(vpc: Vpc) -> AsyncIterator[tuple[Node, Node]]:
         yield await boot(vpc, stack), await boot(vpc, stack)
 
 
-async def boot(vpc: Vpc, stack: AsyncExitStack, borders: Borders = USUAL) -> Node:
-    """One such node, for as long as ``stack`` is open."""
-    name = vpc.namespace()
-    network = await stack.enter_async_context(Network(path=f"/run/netns/{name}", borders=borders))
-    node = vpc.instance(network, name)
-    for slot in (1, 2, 3):
-        node.cards[slot] = vpc.card(node, slot)
-    node.write("net/ipv4/conf/eth0/rp_filter", "1")
-    await network.start(service_cidr=SERVICE_CIDR, primary=node.cards[0])
-    await network.prepare_card(node.cards[1])
-    vpc.route(node)
-    assert node.pod_cidr is not None
-    await network.claim_ranges({node.pod_cidr})
-    return node
-
-
 @pytest.fixture
 def outside(vpc: Vpc) -> Namespace:
     """An instance that is no node."""
-    name = vpc.namespace()
-    node = Namespace(name)
-    card = vpc.card(node, 0)
-    node.ip(
-        f"addr add {card.address}/{VSWITCH.prefixlen} dev eth0",
-        "link set eth0 up",
-        f"route add default via {GATEWAY} dev eth0",
-    )
-    return node
+    return instance(vpc)

@@ -14,7 +14,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import AsyncExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from itertools import count
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from datapath import netns, rtnetlink
+from datapath.borders import USUAL, Borders
 from datapath.network import Network
 from eniway import names
 from eniway.model import Card, ContainerId, EniId, Kind, Lease, LeaseKey, Mac, PodRef, PodUid, Slot
@@ -151,6 +152,7 @@ class Vpc:
 
     router: Namespace
     made: list[str]
+    mtu: int = 1500
     _addresses: Iterator[int] = field(default_factory=lambda: count(10))
     _ids: Iterator[int] = field(default_factory=lambda: count(1))
     _assigned: dict[EniId, list[IPv4Address]] = field(default_factory=dict)
@@ -219,8 +221,8 @@ class Vpc:
     def _plug(self, where: Namespace, card: Card) -> None:
         port = _port(card)
         self.router.ip(
-            f"link add {port} address {names.FABRIC_MAC} type veth"
-            f" peer name eth{card.slot} address {card.mac} netns {where.name}",
+            f"link add {port} mtu {self.mtu} address {names.FABRIC_MAC} type veth"
+            f" peer name eth{card.slot} mtu {self.mtu} address {card.mac} netns {where.name}",
             f"link set {port} up",
         )
         self.router.write(f"net/ipv4/conf/{port}/proxy_arp", "1")
@@ -245,6 +247,56 @@ class Vpc:
             f"route add default via {GATEWAY} dev eth0",
         )
         return node
+
+
+@contextmanager
+def standing() -> Iterator[Vpc]:
+    """An empty VPC, gone at the end with all namespaces that were made in it."""
+    made: list[str] = []
+    try:
+        vpc = Vpc(Namespace(""), made)
+        vpc.router = Namespace(vpc.namespace())
+        router = vpc.router
+        router.ip(f"addr add {GATEWAY}/32 dev lo")
+        for path, value in (("ip_forward", "1"), ("conf/all/rp_filter", "0"), ("conf/default/rp_filter", "0")):
+            router.write(f"net/ipv4/{path}", value)
+        router.exec("ipset", "create", "legal", "hash:net,iface")
+        for chain in ("FORWARD", "INPUT"):
+            router.exec("iptables", "-A", chain, "-m", "set", "!", "--match-set", "legal", "src,src", "-j", "DROP")
+        router.exec("iptables", "-A", "FORWARD", "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP")
+        yield vpc
+    finally:
+        for name in made:
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+async def boot(vpc: Vpc, stack: AsyncExitStack, borders: Borders = USUAL) -> Node:
+    """A started node with eth1 for shared pods, eth2 and eth3 free, and a podCIDR, while ``stack`` is open."""
+    name = vpc.namespace()
+    network = await stack.enter_async_context(Network(path=f"/run/netns/{name}", borders=borders))
+    node = vpc.instance(network, name)
+    for slot in (1, 2, 3):
+        node.cards[slot] = vpc.card(node, slot)
+    node.write("net/ipv4/conf/eth0/rp_filter", "1")
+    await network.start(service_cidr=SERVICE_CIDR, primary=node.cards[0])
+    await network.prepare_card(node.cards[1])
+    vpc.route(node)
+    assert node.pod_cidr is not None
+    await network.claim_ranges({node.pod_cidr})
+    return node
+
+
+def instance(vpc: Vpc) -> Namespace:
+    """An instance with a primary card and no more."""
+    name = vpc.namespace()
+    node = Namespace(name)
+    card = vpc.card(node, 0)
+    node.ip(
+        f"addr add {card.address}/{VSWITCH.prefixlen} dev eth0",
+        "link set eth0 up",
+        f"route add default via {GATEWAY} dev eth0",
+    )
+    return node
 
 
 def _port(card: Card) -> str:

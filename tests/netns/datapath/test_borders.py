@@ -12,7 +12,6 @@ from datapath.borders import USUAL, Borders
 from datapath.network import Network
 from eniway import names
 from eniway.model import Lease
-from tests.netns.datapath.conftest import boot
 from tests.netns.datapath.fabric import (
     POD_CIDRS,
     SERVICE_CIDR,
@@ -20,6 +19,7 @@ from tests.netns.datapath.fabric import (
     Namespace,
     Node,
     Vpc,
+    boot,
     exclusive_lease,
     instance_address,
     routed_lease,

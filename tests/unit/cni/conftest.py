@@ -14,7 +14,7 @@ import pytest
 
 from cni.wire import Request
 from eniway.errors import ConflictError, KernelError, SlotsExhausted
-from eniway.model import Card, EniId, Kind, Lease, LeaseKey, Mac, PodRef, Slot
+from eniway.model import Bandwidth, Card, EniId, Kind, Lease, LeaseKey, Mac, PodRef, Slot
 
 PREFIX = IPv4Network("10.0.16.0/20")
 
@@ -95,6 +95,7 @@ class Rooms:
         netns: str,
         deadline: float,
         else_routed: bool,
+        bandwidth: Bandwidth,
     ) -> Lease:
         """Wait, take, make durable."""
         assert not else_routed or kind is Kind.SHARED
@@ -107,7 +108,7 @@ class Rooms:
                 raise ConflictError(f"slot {slot} is held by another pod")
             self.free -= 1
             address = PREFIX[next(self.numbers)]
-            self.held[key] = Lease(key, pod, kind, netns, card(slot or 1), address)
+            self.held[key] = Lease(key, pod, kind, netns, card(slot or 1), address, bandwidth=bandwidth)
             await self.steps.step()
         return self.held[key]
 

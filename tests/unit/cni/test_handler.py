@@ -9,7 +9,7 @@ import pytest
 from cni.handler import Handler, Need, need_of
 from cni.wire import Reply
 from eniway.errors import BadAnnotation
-from eniway.model import Kind, Slot, Wish
+from eniway.model import Bandwidth, Kind, Slot, Wish
 
 
 def handler_of(rooms: Any) -> Handler:
@@ -336,6 +336,36 @@ def test_an_annotation_of_another_word_is_refused(slots: tuple[Slot, ...], said:
     """With what was expected; also on a pod that would not have needed it."""
     with pytest.raises(BadAnnotation, match=f"eniway.io/network: expected 'shared' or 'routed', got '{said}'"):
         need_of(slots, {"eniway.io/network": said}, Wish.SHARED)
+
+
+def test_bandwidth_is_read_for_every_kind() -> None:
+    """Both families, and the same for all."""
+    said = {"k8s.aliyun.com/ingress-bandwidth": "1m", "kubernetes.io/egress-bandwidth": "10M"}
+    wanted = Bandwidth(ingress=8 * 1024**2, egress=10_000_000)
+    for slots, default in (((), Wish.SHARED), ((), Wish.ROUTED), ((Slot(4),), Wish.SHARED)):
+        assert need_of(slots, said, default).bandwidth == wanted
+
+
+async def test_a_bad_bandwidth_refuses_the_pod(rooms: Any, request_of: Any) -> None:
+    """Nothing is leased, and the error names the annotation and what was expected."""
+    said = {"kubernetes.io/ingress-bandwidth": "fast"}
+    error = error_of(await handler_of(rooms).handle(request_of("ADD", annotations=said)))
+    assert error["code"] == 101
+    assert "kubernetes.io/ingress-bandwidth: expected bits per second" in error["msg"]
+    assert not rooms.held
+
+
+async def test_the_lease_carries_the_bandwidth_whatever_the_runtime_makes_of_it(rooms: Any, request_of: Any) -> None:
+    """The runtime's own capability brings a burst of 512 MB: neither it nor its rates are read."""
+    request = request_of(
+        "ADD",
+        runtimeConfig={
+            "io.kubernetes.cri.pod-annotations": {"kubernetes.io/ingress-bandwidth": "10M"},
+            "bandwidth": {"ingressRate": 10_000_000, "ingressBurst": 4294967295, "egressRate": 1, "egressBurst": 1},
+        },
+    )
+    assert (await handler_of(rooms).handle(request)).status == 0
+    assert [lease.bandwidth for lease in rooms.kernel.values()] == [Bandwidth(ingress=10_000_000)]
 
 
 async def test_a_routed_pods_result_looks_like_a_shared_ones(rooms: Any, request_of: Any) -> None:

@@ -145,6 +145,17 @@ async def test_a_kubelet_that_stays_away_is_an_error_that_may_be_asked_again(
         await resources.slots_of(pod("a"))
 
 
+async def test_a_kubelet_that_stays_away_is_an_error_for_all_who_ask(
+    resources: PodResources, allocations: Allocations, clock: Clock
+) -> None:
+    """Also for those who share a question; and the next one asks again."""
+    allocations.allocated(Slot(1), now=clock.now)
+    clock.step = 4.0
+    for _ in range(2):
+        answers = await asyncio.gather(*(resources.slots_of(pod(f"p{n}")) for n in range(5)), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [NotReady] * 5
+
+
 async def test_a_new_process_asks_and_then_settles_by_one_list(kubelet: Any, clock: Clock) -> None:
     """Get for each pod at first; after SETTLE one List, and Get only for names from it."""
     allocations = Allocations(now=clock.now)

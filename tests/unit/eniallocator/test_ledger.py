@@ -13,6 +13,7 @@ import pytest
 from eniallocator.ledger import VERSION, Contents, Ledger, Note, from_note, to_note
 from eniallocator.records import AssignRecord, Drop, Put, Record, RoutedAddress, TypeLimits, Use
 from eniway.errors import InvariantBroken, NotReady
+from eniway.model import Bandwidth
 from tests.unit.eniallocator.made import POD_CIDR, eni, lease, primary_of, routed, secondary
 
 CARD = eni(1)
@@ -61,7 +62,7 @@ async def test_a_ledger_is_one_process_s_until_it_is_closed(ledger: Ledger) -> N
 
 async def test_everything_written_is_found_again(ledger: Ledger) -> None:
     """Records of every kind come back as they were."""
-    held = lease("web", CARD, ADDRESSES[0])
+    held = replace(lease("web", CARD, ADDRESSES[0]), bandwidth=Bandwidth(ingress=10**6))
     exclusive = lease("db", OTHER, EXCLUSIVE_ADDRESS, service=ADDRESSES[2])
     resting = replace(ADDRESSES[1], released=17.5, orphan=True, leaving=True)
     assign = AssignRecord("token", CARD.token, 5, 3.0)
@@ -119,7 +120,29 @@ async def test_the_first_release_reads_a_ledger_with_routed_leases(ledger: Ledge
         columns = [row[1] for row in other.execute("PRAGMA table_info(leases)")]
     other.close()
     assert kinds == {"shared"}
-    assert columns[-5:] == ["token", "address", "service_address", "confirmed", "since"]
+    assert columns[8:13] == ["token", "address", "service_address", "confirmed", "since"]
+    assert columns[13:] == ["ingress_bandwidth", "egress_bandwidth"]
+
+
+async def test_a_ledger_from_before_bandwidth_is_read_and_may_be_written_by_its_release(path: Path) -> None:
+    """Its leases have no limit; what that release writes beside ours leaves ours as it was."""
+    limited = replace(lease("web", CARD, ADDRESSES[0]), bandwidth=Bandwidth(10**6, 10**9))
+    ledger = Ledger.open(path)
+    await ledger.write(*map(Put, ALL), Put(limited))
+    with sqlite3.connect(ledger.path) as other:
+        other.execute("UPDATE leases SET confirmed = 1")
+        other.execute("ALTER TABLE routed_leases DROP COLUMN ingress_bandwidth")
+        other.execute("ALTER TABLE routed_leases DROP COLUMN egress_bandwidth")
+    other.close()
+    address, held = routed("cron", CARD, POD_CIDR[7])
+    ledger.close()
+    later = Ledger.open(path)
+    await later.write(Put(address), Put(replace(held, bandwidth=Bandwidth(egress=5000))))
+    assert set(later.contents().leases) == {
+        replace(limited, confirmed=True),
+        replace(held, bandwidth=Bandwidth(egress=5000)),
+    }
+    later.close()
 
 
 @pytest.mark.parametrize("record", [CARD, ADDRESSES[0]], ids=["card", "address"])

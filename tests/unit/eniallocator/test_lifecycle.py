@@ -2,6 +2,7 @@
 
 import pytest
 
+from build_support import lifecycle_diagram
 from eniallocator import lifecycle
 from eniallocator.lifecycle import COMING, LEAVING, TRANSITIONS, WORK, Event, IllegalEvent, State, Work
 
@@ -52,3 +53,16 @@ def test_a_card_in_motion_has_work_and_one_at_rest_has_none() -> None:
     """What is coming or leaving waits for somebody."""
     assert all(WORK[state] is not Work.NOTHING for state in COMING | LEAVING)
     assert all(WORK[state] is Work.NOTHING for state in (State.READY, State.LOST, State.GONE))
+
+
+def test_the_drawing_in_architecture_is_the_table() -> None:
+    """`python -m build_support.lifecycle_diagram` draws it anew."""
+    page = lifecycle_diagram.PAGE.read_text(encoding="utf-8")
+    assert lifecycle_diagram.drawn() in page
+    assert lifecycle_diagram.with_drawing(page) == page
+
+
+def test_the_drawing_has_an_arrow_for_each_event() -> None:
+    """None is left out, and none made up."""
+    arrows = [line for line in lifecycle_diagram.drawn().splitlines() if " : " in line and "-->" in line]
+    assert len(arrows) == sum(len(row) for row in TRANSITIONS.values())

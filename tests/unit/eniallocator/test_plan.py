@@ -16,14 +16,15 @@ from eniallocator.plan import (
     Discard,
     Limits,
     Unassign,
-    divide_slots,
     plan,
 )
 from eniallocator.records import Use
+from eniallocator.slots import divide
 from eniway.model import Slot, VSwitchId
 
 VSWITCH = VSwitchId("vsw-1")
-SHARED, EXCLUSIVE = divide_slots(enis=4, exclusive=1)
+SLOTS = divide(enis=4, exclusive=1)
+SHARED, EXCLUSIVE = SLOTS.shared, SLOTS.exclusive
 LIMITS = Limits(
     enis=4,
     addresses_per_eni=15,
@@ -63,8 +64,9 @@ WARM = card(3, Use.EXCLUSIVE)
 )
 def test_slots_are_shared_out_from_the_top(enis: int, exclusive: int, expected: tuple[set[int], set[int]]) -> None:
     """The highest numbers are exclusive, one is always shared, none that has no packet mark; the primary is neither."""
-    shared, reserved = divide_slots(enis=enis, exclusive=exclusive)
-    assert (set(map(int, shared)), set(map(int, reserved))) == expected
+    slots = divide(enis=enis, exclusive=exclusive)
+    assert (set(map(int, slots.shared)), set(map(int, slots.exclusive))) == expected
+    assert slots.offered == slots.exclusive
 
 
 CASES: Sequence[tuple[str, Sequence[CardView], Demand, Limits, Sequence[CloudOp]]] = [

@@ -72,7 +72,8 @@ def test_slots_in_the_four_words() -> None:
 
 def test_a_slot_is_healthy_when_it_is_used_or_can_be_filled() -> None:
     """And a slot in use never disappears, whatever the configuration has become."""
-    limits = replace(LIMITS, exclusive_slots=frozenset({Slot(2), Slot(3)}))
+    own = frozenset({Slot(2), Slot(3)})
+    limits = replace(LIMITS, exclusive_slots=own, offered_slots=own)
     used, warm, shared = eni(1, Use.EXCLUSIVE), eni(3, Use.EXCLUSIVE), eni(2)
     assert devices([eni(0), used, warm, shared], {Slot(1)}, limits) == (
         Device(Slot(1), healthy=True, warm=False),

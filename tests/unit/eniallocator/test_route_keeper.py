@@ -10,6 +10,7 @@ from random import Random
 import pytest
 
 from eniallocator import routes
+from eniallocator.evidence import MOST_A_ROUND
 from eniallocator.route_keeper import RouteKeeper
 from eniallocator.routes import NodeRoute, RouteState, Verdict
 from eniway.model import InstanceId
@@ -25,7 +26,9 @@ async def cloud(tmp_path: Path) -> AsyncIterator[RouteWorld]:
         yield made
 
 
-async def settle(cloud: RouteWorld, wants: Collection[NodeRoute], *, quota: int = 200) -> Mapping[str, Verdict]:
+async def settle(
+    cloud: RouteWorld, wants: Collection[NodeRoute], *, quota: int = 200, dry_run: bool = False, most_percent: int = 20
+) -> Mapping[str, Verdict]:
     """What the nodes are told at the end of one settling by a new keeper."""
     with cloud.api() as api:
         keeper = RouteKeeper(
@@ -36,6 +39,8 @@ async def settle(cloud: RouteWorld, wants: Collection[NodeRoute], *, quota: int 
             clock=cloud.clock,
             random=Random(1),
             new_id=map(str, itertools.count()).__next__,
+            most_percent=most_percent,
+            dry_run=dry_run,
         )
         told: list[Mapping[str, Verdict]] = []
         async with asyncio.timeout(60):
@@ -170,6 +175,28 @@ async def test_the_route_of_a_vanished_instance_goes_and_that_of_a_living_one_st
     assert len(cloud.custom) == 3, "without a node there is no witness"
     await settle(cloud, [three])
     assert set(cloud.custom) == {str(two.destination), str(three.destination)}
+
+
+async def test_at_most_so_many_routes_of_vanished_instances_go_at_once(cloud: RouteWorld) -> None:
+    """The next settling takes the rest; and none goes while more are gone than is believed."""
+    wants = await cloud.nodes(60)
+    await settle(cloud, wants)
+    for want in wants[:30]:
+        await cloud.world.power.stop(want.instance_id)
+        await cloud.world.power.release(want.instance_id)
+    await settle(cloud, wants[30:])
+    assert len(cloud.custom) == 60, "half of the nodes at once"
+    await settle(cloud, wants[30:], most_percent=50)
+    assert len(cloud.custom) == 60 - MOST_A_ROUND
+    await settle(cloud, wants[30:], most_percent=50)
+    assert len(cloud.custom) == 30
+
+
+async def test_a_dry_run_writes_nothing(cloud: RouteWorld) -> None:
+    """It reads, plans and ends."""
+    await settle(cloud, await cloud.nodes(2), dry_run=True)
+    assert not cloud.custom
+    assert cloud.calls == ["DescribeRouteEntryList"]
 
 
 async def test_a_pod_cidr_that_moves_takes_its_route_along(cloud: RouteWorld) -> None:

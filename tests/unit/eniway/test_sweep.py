@@ -67,7 +67,12 @@ async def test_a_sweep_tells_the_books_what_is_routed_and_the_kernel_what_is_the
     """So nobody gets an address in use, and what of the podCIDR is nobody's goes nowhere."""
     rooms: Any = Rooms()
     sweeper = Sweeper(
-        rooms, rooms, service_cidr=IPv4Network("172.21.0.0/20"), turn=lambda _: nullcontext(), trusted=True
+        rooms,
+        rooms,
+        service_cidr=IPv4Network("172.21.0.0/20"),
+        turn=lambda _: nullcontext(),
+        trusted=True,
+        remembered=lambda: (),
     )
     await sweeper.sweep_ranges()
     assert (rooms.accounted, rooms.claimed) == ({IPv4Address("172.20.1.9")}, ())

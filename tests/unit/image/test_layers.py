@@ -1,5 +1,6 @@
 import os
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_everybody_may_read_a_layer(tmp_path: Path, umask: int) -> None:
 
 
 def test_a_layer_is_made_once_for_a_key(tmp_path: Path) -> None:
-    """The second time nothing is written; another key makes another and drops the first."""
+    """The second time nothing is written; those of other keys go once nobody has used them for a day."""
     calls: list[str] = []
 
     def layer(key: str) -> oci.Layer:
@@ -68,8 +69,12 @@ def test_a_layer_is_made_once_for_a_key(tmp_path: Path) -> None:
     assert layer("one") == first
     assert first.digest == oci.digest_of(b"one")
     assert layer("two").path.read_text() == "two"
+    assert first.path.read_text() == "one"
     assert calls == ["one", "two"]
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["name-two"]
+    yesterday = time.time() - 90000
+    os.utime(first.path.parent, (yesterday, yesterday))
+    layer("three")
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {"name-two", "name-three"}
 
 
 def test_a_failed_layer_leaves_nothing(tmp_path: Path) -> None:

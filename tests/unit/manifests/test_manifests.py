@@ -1,7 +1,9 @@
 """The manifests say what the code says."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import yaml
 
 from eniway import config, names
 from eniway.errors import BadConfig
+from eniway.node.dropins import HOST_ETC
 from eniway.operator.app import LOCK, NAMESPACE
 from image import build
 
@@ -84,6 +87,7 @@ def test_the_daemon_finds_its_files_where_names_says(container: dict[str, Any], 
         names.KUBELET_DEVICE_PLUGINS,
         str(Path(names.KUBELET_POD_RESOURCES).parent),
         f"{names.HOST_SYSCTLS}/net",
+        str(HOST_ETC),
     }
     assert used <= set(mounts)
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
@@ -137,7 +141,7 @@ def test_the_operators_lock_and_port_are_those_of_the_code() -> None:
     (port,) = container["ports"]
     assert str(port["containerPort"]) == config.OperatorConfig().metrics_address.rpartition(":")[2]
     mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
-    assert mounts == {names.CONFIG_FILE, names.CREDENTIALS_DIRECTORY}
+    assert mounts == {names.CONFIG_FILE, names.CREDENTIALS_DIRECTORY, str(Path(names.SWITCH_FILE).parent)}
 
 
 @pytest.mark.parametrize(
@@ -148,6 +152,9 @@ def test_the_operators_lock_and_port_are_those_of_the_code() -> None:
             "eniway-node",
             {
                 ("", "nodes"): {"get"},
+                ("", "pods"): {"list", "watch", "patch"},
+                ("", "namespaces"): {"list", "watch"},
+                ("networking.k8s.io", "networkpolicies"): {"list", "watch"},
                 ("", "events"): {"create"},
                 (names.GROUP, "nodenetworks"): {"create", "patch"},
                 (names.GROUP, "nodenetworks/status"): {"patch"},
@@ -162,6 +169,8 @@ def test_the_operators_lock_and_port_are_those_of_the_code() -> None:
                 ("", "events"): {"create"},
                 (names.GROUP, "nodenetworks"): {"list", "watch"},
                 (names.GROUP, "nodenetworks/status"): {"patch"},
+                (names.GROUP, "vswitches"): {"list", "create", "patch", "delete"},
+                (names.GROUP, "vswitches/status"): {"patch"},
             },
         ),
         (
@@ -179,12 +188,10 @@ def test_each_process_has_these_rights_and_no_other(
     kind: str, role: str, rights: dict[tuple[str, str], set[str]]
 ) -> None:
     """A right that nobody uses is a right that somebody else will."""
-    rules = {
-        (group, "/".join((resource, *rule.get("resourceNames", [])))): set(rule["verbs"])
-        for rule in one(kind, role)["rules"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-    }
+    rules = defaultdict[tuple[str, str], set[str]](set)
+    for rule in one(kind, role)["rules"]:
+        for group, resource in product(rule["apiGroups"], rule["resources"]):
+            rules[group, "/".join((resource, *rule.get("resourceNames", [])))] |= set(rule["verbs"])
     assert rules == rights
 
 
@@ -207,11 +214,12 @@ def test_policies_use_the_names_of_the_code() -> None:
     assert bound == {item["metadata"]["name"] for item in objects() if item["kind"] == "ValidatingAdmissionPolicy"}
 
 
-def test_the_crd_is_the_one_that_is_written() -> None:
-    """Group, version, plural and kind are those of the publisher's path."""
-    spec = one("CustomResourceDefinition")["spec"]
+@pytest.mark.parametrize(("kind", "plural"), [("NodeNetwork", "nodenetworks"), ("VSwitch", "vswitches")])
+def test_each_crd_is_the_one_that_is_written(kind: str, plural: str) -> None:
+    """Group, version, plural and kind are those of the publishers' paths."""
+    spec = one("CustomResourceDefinition", f"{plural}.{names.GROUP}")["spec"]
     assert [f"{spec['group']}/{version['name']}" for version in spec["versions"]] == [names.API_VERSION]
-    assert (spec["names"]["kind"], spec["names"]["plural"], spec["scope"]) == ("NodeNetwork", "nodenetworks", "Cluster")
+    assert (spec["names"]["kind"], spec["names"]["plural"], spec["scope"]) == (kind, plural, "Cluster")
     assert all("status" in version["subresources"] for version in spec["versions"])
 
 

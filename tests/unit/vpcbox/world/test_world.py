@@ -90,6 +90,14 @@ async def place() -> AsyncIterator[Place]:
     await asyncio.wait([running])
 
 
+@pytest.mark.parametrize(("instance_type", "mtu"), [("ecs.g7.xlarge", 8500), ("ecs.g6.xlarge", 1500)])
+async def test_jumbo_frames_are_for_instances_whose_type_has_them(place: Place, instance_type: str, mtu: int) -> None:
+    """JumboFrameSupport of the type and EnableJumboFrame of the instance, both."""
+    place.world.jumbo_frames = True
+    instance = await place.world.create_instance("n", instance_type, place.vswitch.id, [place.group.id])
+    assert place.wire.cards[place.world.primary(instance.id).id].mtu == mtu
+
+
 async def test_the_wire_follows_a_card_through_its_life(place: Place) -> None:
     """Plugged with its addresses, updated when they change, unplugged at the end; nothing while unattached."""
     world, wire = place.world, place.wire

@@ -1,0 +1,294 @@
+"""``python -m build_support.dashboards``: manifests/dashboards/*.json for Grafana, from the tables below.
+
+A panel is a title, a unit and queries; the queries are the dashboards' substance, and `make dashboards` proves each of
+them against a real Prometheus. Grafana's own fields are the least that Grafana 10 takes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+FOLDER: Final = Path(__file__).resolve().parent.parent / "manifests/dashboards"
+RANGE: Final = "$__rate_interval"
+_NODE: Final = 'node=~"$node"'
+_ADD: Final = f'{_NODE},verb="ADD"'
+_DAEMON: Final = f'job="eniway-node",{_NODE}'
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A line, or several: ``legend`` is Grafana's template of labels."""
+
+    expr: str
+    legend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A graph. ``unit`` is one of Grafana's: s, short, ops, bytes, percentunit."""
+
+    title: str
+    unit: str
+    queries: tuple[Query, ...]
+    meaning: str = ""
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """A dashboard; with ``by_node`` one chooses nodes."""
+
+    uid: str
+    title: str
+    by_node: bool
+    panels: tuple[Panel, ...]
+
+
+def _rate(metric: str, by: str, matchers: str = "") -> str:
+    return f"sum by ({by}) (rate({metric}{{{matchers}}}[{RANGE}]))"
+
+
+def _quantile(quantile: str, metric: str, by: str, matchers: str = "") -> str:
+    return f"histogram_quantile({quantile}, sum by (le, {by}) (rate({metric}_bucket{{{matchers}}}[{RANGE}])))"
+
+
+CNI: Final = "eniway_cni_request_duration_seconds"
+STEP: Final = "eniway_cni_step_duration_seconds"
+CLOUD: Final = "eniway_cloud_request_duration_seconds"
+
+BOARDS: Final = (
+    Board(
+        "eniway-cluster",
+        "eniway / cluster",
+        by_node=False,
+        panels=(
+            Panel(
+                "Daemons up",
+                "short",
+                (Query('sum(up{job="eniway-node"})', "up"), Query('count(up{job="eniway-node"})', "there")),
+            ),
+            Panel(
+                "Pods by kind",
+                "short",
+                (Query("sum by (kind) (eniway_leases)", "{{kind}}"),),
+                "Leases held, cluster-wide.",
+            ),
+            Panel(
+                "Free, cluster-wide",
+                "short",
+                (Query("sum by (what) (node_what:eniway_capacity:free)", "{{what}}"),),
+                "What more pods can have: in service + growable - cooling - orphaned - used.",
+            ),
+            Panel(
+                "Nodes with nothing free",
+                "short",
+                (
+                    Query(
+                        "count by (what) (node_what:eniway_capacity:free == 0) "
+                        "or 0 * sum by (what) (node_what:eniway_capacity:free)",
+                        "{{what}}",
+                    ),
+                ),
+            ),
+            Panel("ADDs and DELs", "ops", (Query(_rate(f"{CNI}_count", "verb, result"), "{{verb}} {{result}}"),)),
+            Panel(
+                "ADD, 99 of 100 faster than",
+                "s",
+                (Query(_quantile("0.99", CNI, "kind", 'verb="ADD",result="success"'), "{{kind}}"),),
+            ),
+            Panel(
+                "ADDs that failed",
+                "percentunit",
+                (Query("verb:eniway_cni_requests:errors_ratio5m", "{{verb}}"),),
+                "Of all that were answered in five minutes.",
+            ),
+            Panel(
+                "Repairs by sweeps",
+                "short",
+                (Query("sum by (what) (increase(eniway_sweep_repairs_total[1h])) or vector(0)", "{{what}}"),),
+                "Differences between books, kernel, kubelet and cloud that were put right in an hour.",
+            ),
+            Panel("Routes by state", "short", (Query("sum by (state) (eniway_routes)", "{{state}}"),)),
+            Panel("Leader", "short", (Query("sum(eniway_leader)", "leaders"),), "One, wherever an operator runs."),
+        ),
+    ),
+    Board(
+        "eniway-node",
+        "eniway / node",
+        by_node=True,
+        panels=(
+            Panel(
+                "Capacity in its words",
+                "short",
+                (Query(f"sum by (node, what, word) (eniway_capacity{{{_NODE}}})", "{{node}} {{what}} {{word}}"),),
+                wide=True,
+            ),
+            Panel("Free", "short", (Query(f"node_what:eniway_capacity:free{{{_NODE}}}", "{{node}} {{what}}"),)),
+            Panel(
+                "Pods by kind",
+                "short",
+                (Query(f"sum by (node, kind) (eniway_leases{{{_NODE}}})", "{{node}} {{kind}}"),),
+            ),
+            Panel(
+                "ADD, median and 99 of 100",
+                "s",
+                tuple(
+                    Query(_quantile(quantile, CNI, "node", f'{_ADD},result="success"'), f"{{{{node}}}} {name}")
+                    for quantile, name in (("0.5", "median"), ("0.99", "99 of 100"))
+                ),
+            ),
+            Panel(
+                "Where an ADD's time goes",
+                "s",
+                (
+                    Query(
+                        _rate(f"{STEP}_sum", "step", _ADD)
+                        + f" / ignoring(step) group_left sum(rate({CNI}_count{{{_ADD}}}[{RANGE}]))",
+                        "{{step}}",
+                    ),
+                ),
+                "Mean seconds of each step: turn (another request of the pod), kubelet, lease, kernel, books.",
+            ),
+            Panel(
+                "Wait for an address or card, 99 of 100",
+                "s",
+                (Query(_quantile("0.99", "eniway_lease_wait_seconds", "kind", _NODE), "{{kind}}"),),
+            ),
+            Panel(
+                "DEL, 99 of 100",
+                "s",
+                (Query(_quantile("0.99", CNI, "node", f'{_NODE},verb="DEL",result="success"'), "{{node}}"),),
+            ),
+            Panel(
+                "Kernel work, 99 of 100",
+                "s",
+                (
+                    Query(
+                        _quantile("0.99", "eniway_datapath_apply_duration_seconds", "operation", _NODE), "{{operation}}"
+                    ),
+                ),
+            ),
+            Panel(
+                "Registrations with kubelet",
+                "short",
+                (
+                    Query(
+                        f"sum by (node, result) (increase(eniway_device_plugin_registrations_total{{{_NODE}}}[1h]))",
+                        "{{node}} {{result}}",
+                    ),
+                ),
+            ),
+            Panel("The daemon's memory", "bytes", (Query(f"process_resident_memory_bytes{{{_DAEMON}}}", "{{node}}"),)),
+            Panel(
+                "The daemon's processor time",
+                "percentunit",
+                (Query(f"rate(process_cpu_seconds_total{{{_DAEMON}}}[{RANGE}])", "{{node}}"),),
+            ),
+        ),
+    ),
+    Board(
+        "eniway-cloud",
+        "eniway / cloud",
+        by_node=False,
+        panels=(
+            Panel("Calls by Action", "ops", (Query(_rate(f"{CLOUD}_count", "action"), "{{action}}"),), wide=True),
+            Panel(
+                "Calls that failed, by code",
+                "ops",
+                (Query(_rate(f"{CLOUD}_count", "action, code", 'code!=""'), "{{action}} {{code}}"),),
+                "Throttling and quota codes are the account's, region-wide: other users of it count too.",
+                wide=True,
+            ),
+            Panel("Time of a call, 99 of 100", "s", (Query(_quantile("0.99", CLOUD, "action"), "{{action}}"),)),
+            Panel(
+                "Busiest node by Action",
+                "ops",
+                (Query(f"topk by (action) (1, {_rate(f'{CLOUD}_count', 'action, node')})", "{{action}} {{node}}"),),
+            ),
+            Panel(
+                "Changes of route tables",
+                "short",
+                (Query("sum by (operation) (increase(eniway_route_changes_total[1h])) or vector(0)", "{{operation}}"),),
+            ),
+            Panel(
+                "Cooling and orphaned addresses",
+                "short",
+                (Query('sum by (word) (eniway_capacity{what="addresses",word=~"cooling|orphaned"})', "{{word}}"),),
+            ),
+        ),
+    ),
+)
+
+
+def dashboard(board: Board) -> dict[str, Any]:
+    """As Grafana imports it."""
+    return {
+        "uid": board.uid,
+        "title": board.title,
+        "tags": ["eniway"],
+        "schemaVersion": 39,
+        "editable": True,
+        "refresh": "30s",
+        "time": {"from": "now-1h", "to": "now"},
+        "templating": {"list": [_DATASOURCE, *([_NODES] if board.by_node else [])]},
+        "panels": _panels(board.panels),
+    }
+
+
+_DATASOURCE: Final = {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Prometheus"}
+_NODES: Final = {
+    "name": "node",
+    "type": "query",
+    "label": "Node",
+    "datasource": {"type": "prometheus", "uid": "${datasource}"},
+    "query": {"query": 'label_values(up{job="eniway-node"}, node)', "refId": "node"},
+    "refresh": 2,
+    "multi": True,
+    "includeAll": True,
+    "current": {"text": "All", "value": "$__all"},
+}
+
+
+def _panels(panels: Sequence[Panel]) -> list[dict[str, Any]]:
+    """Two columns; a wide panel takes both."""
+    made, column, row = [], 0, 0
+    for number, panel in enumerate(panels, 1):
+        if panel.wide and column:
+            column, row = 0, row + 8
+        made.append(
+            {
+                "id": number,
+                "type": "timeseries",
+                "title": panel.title,
+                "description": panel.meaning,
+                "datasource": {"type": "prometheus", "uid": "${datasource}"},
+                "gridPos": {"h": 8, "w": 24 if panel.wide else 12, "x": column, "y": row},
+                "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
+                "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
+                "targets": [
+                    {"refId": chr(ord("A") + place), "expr": query.expr, "legendFormat": query.legend}
+                    for place, query in enumerate(panel.queries)
+                ],
+            }
+        )
+        column = 0 if panel.wide or column else 12
+        row += 0 if column else 8
+    return made
+
+
+def files() -> dict[str, str]:
+    """Every file by name, as it has to be."""
+    return {
+        f"{board.uid.removeprefix('eniway-')}.json": json.dumps(dashboard(board), indent=2) + "\n" for board in BOARDS
+    }
+
+
+if __name__ == "__main__":
+    for name, text in files().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+        sys.stdout.write(f"{FOLDER / name}\n")

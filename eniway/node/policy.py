@@ -1,0 +1,231 @@
+"""NetworkPolicy in the daemon: watches fill the model, leases make endpoints, the enforcer does the rest.
+
+Three watches for the cluster; of a pod about a kilobyte is kept. The daemon writes one thing: an exclusive pod's
+address towards Services, as an annotation of the pod, because daemons of other nodes cannot know it otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from ipaddress import IPv4Address
+from random import Random
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from datapath.network import Attachment, Network
+from eniway import log, names
+from eniway.backoff import full_jitter
+from eniway.config import NodeConfig
+from eniway.errors import KernelError, KubeError
+from eniway.kube.client import MERGE, KubeClient
+from eniway.kube.events import Event
+from eniway.kube.reflector import Reflector
+from eniway.model import Card, Kind, Lease, LeaseKey
+from networkpolicy.enforcer import Enforcer, leave
+from networkpolicy.model import Model
+from networkpolicy.views import NamespaceView, PodView, PolicyView
+
+_log = log.get(__name__)
+AGAIN_SECONDS: Final = 60.0
+"""How often the kernel is read back."""
+_ANOTHER: Final = (404, 409)
+"""The pod is gone, or another has its name."""
+
+
+class GuardedNetwork(Network):
+    """A network whose pods have their policies in force before their links are up, and until these are gone.
+
+    ``guard`` is set when NetworkPolicy is on.
+    """
+
+    guard: Policies | None = None
+
+    async def attach(self, lease: Lease) -> Attachment:
+        """As Network; NotReady or KernelError where the policies cannot be put in force."""
+        if self.guard is not None:
+            await self.guard.prepare(lease)
+        return await super().attach(lease)
+
+    async def detach(self, lease: Lease) -> None:
+        """As Network."""
+        await super().detach(lease)
+        if self.guard is not None:
+            await self.guard.release(lease.key)
+
+
+class Books(Protocol):
+    """Of the books."""
+
+    @property
+    def primary(self) -> Card:
+        """The instance's own card."""
+        ...
+
+    def leases(self) -> Sequence[Lease]:
+        """Of this node."""
+        ...
+
+
+class Policies:
+    """``leases``: this node's; ``tell``: of an Event. A context manager that ends its threads."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        *,
+        config: NodeConfig,
+        leases: Callable[[], Sequence[Lease]],
+        tell: Callable[[Event], None],
+        random: Random,
+    ) -> None:
+        self._client = client
+        self._leases = leases
+        self._tell = tell
+        self._random = random
+        self.model = Model(4)
+        self.enforcer = Enforcer(self.model, fail_open=config.policy_fail_open, repaired=self._repaired)
+        self._unwritten: asyncio.Queue[Lease] = asyncio.Queue()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.enforcer.close()
+
+    async def run(self, *, node: IPv4Address) -> None:
+        """Keep policies in force until cancelled; ``node``: this node's address."""
+        reflect = partial(Reflector, self._client, random=self._random)
+        watches = (
+            reflect("/api/v1/namespaces", NamespaceView, store=_Namespaces(self.model, self.enforcer)),
+            reflect("/apis/networking.k8s.io/v1/networkpolicies", PolicyView, store=_Rules(self.model, self.enforcer)),
+            reflect("/api/v1/pods", PodView, store=_Pods(self.model, self.enforcer, self._seen)),
+        )
+        async with asyncio.TaskGroup() as group:
+            for watch in watches:
+                group.create_task(watch.run())
+            group.create_task(self._write())
+            for watch in watches:
+                await watch.synced()
+            self.enforcer.start(self._leases(), nodes=[node])
+            _log.info("policies are in force", pods=len(self.model.pods()), policies=len(self.model.policies()))
+            group.create_task(self.enforcer.run(again=AGAIN_SECONDS))
+            for lease in self._leases():
+                self._seen(lease.pod.namespace, lease.pod.name)
+            while True:
+                await asyncio.sleep(AGAIN_SECONDS)
+                self.enforcer.settle(self._leases)
+
+    async def prepare(self, lease: Lease) -> None:
+        """As the enforcer's; other nodes are told of the pod's addresses meanwhile."""
+        self._seen(lease.pod.namespace, lease.pod.name)
+        await self.enforcer.prepare(lease)
+
+    async def release(self, key: LeaseKey) -> None:
+        """As the enforcer's."""
+        await self.enforcer.release(key)
+
+    def _repaired(self, lease: Lease, what: str) -> None:
+        message = f"NetworkPolicy rules in the pod's own network namespace were changed and have been put back: {what}"
+        self._tell(Event(lease.pod, "Warning", "NetworkPolicyRepaired", message))
+
+    def _seen(self, namespace: str, name: str) -> None:
+        """A pod of ours may not say yet by which address it calls Services."""
+        for lease in self._leases():
+            if lease.kind is Kind.EXCLUSIVE and (lease.pod.namespace, lease.pod.name) == (namespace, name):
+                pod = self.model.pod(namespace, name)
+                if pod is not None and lease.pod.uid in pod.uids and pod.service_address != str(lease.service_address):
+                    self._unwritten.put_nowait(lease)
+
+    async def _write(self) -> None:
+        """Annotate exclusive pods, one after the other."""
+        while True:
+            lease = await self._unwritten.get()
+            for delay in full_jitter(base=0.5, cap=30, random=self._random):
+                if lease not in self._leases():
+                    break
+                try:
+                    await self._annotate(lease)
+                    break
+                except KubeError as error:
+                    if error.status in _ANOTHER:
+                        break
+                    _log.warning("pod not annotated", pod=str(lease.pod), error=str(error), retry_in=round(delay, 1))
+                await asyncio.sleep(delay)
+
+    async def _annotate(self, lease: Lease) -> None:
+        notes = {names.ANNOTATION_SERVICE_ADDRESS: str(lease.service_address)}
+        # The uid: a pod of that name that came after is refused with a conflict, and told of by its own event.
+        meta = {"uid": lease.pod.uid, "annotations": notes}
+        path = f"/api/v1/namespaces/{lease.pod.namespace}/pods/{lease.pod.name}"
+        await self._client.request("PATCH", path, body={"metadata": meta}, content_type=MERGE)
+
+
+class _Namespaces:
+    def __init__(self, model: Model, enforcer: Enforcer) -> None:
+        self._model = model
+        self._enforcer = enforcer
+
+    def put(self, _key: str, item: NamespaceView) -> None:
+        self._model.put_namespace(item)
+        self._enforcer.wake()
+
+    def drop(self, key: str, _version: int = 0, /) -> None:
+        self._model.drop_namespace(key)
+        self._enforcer.wake()
+
+    def listed(self, keys: set[str]) -> None:
+        for key in self._model.namespaces() - keys:
+            self.drop(key)
+
+
+class _Rules:
+    def __init__(self, model: Model, enforcer: Enforcer) -> None:
+        self._model = model
+        self._enforcer = enforcer
+
+    def put(self, _key: str, item: PolicyView) -> None:
+        self._model.put_policy(item)
+        self._enforcer.wake()
+
+    def drop(self, key: str, _version: int = 0, /) -> None:
+        self._model.drop_policy(*key.split("/", 1))
+        self._enforcer.wake()
+
+    def listed(self, keys: set[str]) -> None:
+        for key in self._model.policies() - keys:
+            self.drop(key)
+
+
+class _Pods:
+    def __init__(self, model: Model, enforcer: Enforcer, seen: Callable[[str, str], None]) -> None:
+        self._model = model
+        self._enforcer = enforcer
+        self._seen = seen
+
+    def put(self, _key: str, item: PodView) -> None:
+        self._model.put_pod(item)
+        self._enforcer.wake()
+        if self._model.is_local(item.metadata.namespace, item.metadata.name):
+            self._seen(item.metadata.namespace, item.metadata.name)
+
+    def drop(self, key: str, _version: int = 0, /) -> None:
+        self._model.drop_pod(*key.split("/", 1))
+        self._enforcer.wake()
+
+    def listed(self, keys: set[str]) -> None:
+        for key in self._model.pods() - keys:
+            self.drop(key)
+
+
+async def keep(policies: Policies | None, books: Books) -> None:
+    """Keep ``policies`` in force until cancelled; without any, take away what was in force before."""
+    if policies is not None:
+        await policies.run(node=books.primary.address)
+    try:
+        await leave(books.leases(), family=4)
+    except KernelError as error:
+        _log.error("rules of NetworkPolicy are left behind", error=str(error))

@@ -1,0 +1,324 @@
+"""NetworkPolicy in force on this node: one loop that brings every place to what the model says, change after change.
+
+It reads a namespace's rules and sets back when it takes it up, from time to time, and after any refusal, and puts right
+what differs: so a restart changes nothing that is as it should be, and what others changed is repaired. Until the API
+server's objects are known nothing is changed at all: what an earlier daemon left stays in force.
+
+An ADD waits, for a bounded time, until its pod's object is known and its program stands. Then it fails, or the pod
+starts without, as ``fail_open`` says; no other pod is touched by that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final, TypeVar
+
+from datapath.ipset import Element
+from eniway import log, metrics
+from eniway.errors import EniwayError, KernelError, NotReady
+from eniway.model import Kind, Lease, LeaseKey
+from networkpolicy import render
+from networkpolicy.change import Change, follow, repair
+from networkpolicy.index import Change as Members
+from networkpolicy.model import Model
+from networkpolicy.place import Place, PlaceGone
+from networkpolicy.render import EMPTY, Layout
+from networkpolicy.terms import Family, set_name
+
+_T = TypeVar("_T")
+_log = log.get(__name__)
+
+WAIT_SECONDS: Final = 10.0
+"""How long an ADD waits for its pod's object and program."""
+_RETRY_SECONDS: Final = 1.0
+_BURY_SECONDS: Final = 0.1
+_THREADS: Final = 3
+_BURIALS: Final = 20
+"""Attempts to take sets away that the kernel has not let go of yet."""
+
+
+@dataclass(slots=True)
+class _Site:
+    """A place and what is known of it; ``held`` None: it has to be read first."""
+
+    place: Place
+    held: Layout | None = None
+    due: bool = False
+    """It was told to have changed, or a while ago: it is read again."""
+    error: KernelError | None = None
+
+
+class Enforcer:
+    """``model`` is told of objects by whoever watches them, who then calls ``wake``.
+
+    ``nodes``: addresses of this node. ``path``: its network namespace, where it is not the process's own. ``repaired``
+    is told of each exclusive pod whose own namespace was not as it was left.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        fail_open: bool = False,
+        path: str | None = None,
+        iptables: str = "iptables",
+        wait_seconds: float = WAIT_SECONDS,
+        repaired: Callable[[Lease, str], None] = lambda _lease, _what: None,
+    ) -> None:
+        self.model = model
+        self._fail_open = fail_open
+        self._iptables = iptables
+        self._wait_seconds = wait_seconds
+        self._repaired = repaired
+        self._nodes: tuple[IPv4Address | IPv6Address, ...] = ()
+        self._threads = ThreadPoolExecutor(_THREADS, "networkpolicy")
+        self._node = _Site(Place(path, family=model.family, iptables=iptables))
+        self._pods: dict[LeaseKey, _Site] = {}
+        self._ready = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self._round = 0
+        """Grows when a change is begun; waiters of an earlier one are served by it."""
+        self._ended: asyncio.Future[None] | None = None
+
+    def close(self) -> None:
+        """Let go of the threads; what is in force stays."""
+        self._threads.shutdown()
+
+    # -- told from outside
+
+    def start(self, leases: Iterable[Lease], *, nodes: Sequence[IPv4Address | IPv6Address]) -> None:
+        """Every object is known now, and ``leases`` are this node's pods."""
+        self._nodes = tuple(nodes)
+        for lease in leases:
+            self.model.attach(lease)
+        self._ready.set()
+        self.wake()
+
+    def wake(self) -> None:
+        """The model may have changed."""
+        self._wanted.set()
+
+    def settle(self, leases: Callable[[], Collection[Lease]]) -> None:
+        """Follow the books: pods that they know no more are given up, and all places are read again soon."""
+        held = {lease.key: lease for lease in leases()}
+        for key in [key for key in self.model.endpoints if key not in held]:
+            self.model.detach(key)
+        for lease in held.values():
+            self.model.attach(lease)
+        for site in (self._node, *self._pods.values()):
+            site.due = True
+        self.wake()
+
+    async def prepare(self, lease: Lease) -> None:
+        """Return when the policies of the lease's pod are in force, before its links are up.
+
+        NotReady or KernelError after a bounded wait, unless pods start without (``fail_open``).
+        """
+        began = time.perf_counter()
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await self._prepare(lease)
+        except TimeoutError as error:
+            known = lease.key in self.model.endpoints and self.model.endpoints[lease.key].pod is not None
+            what = "its policies are not in force" if known else "the API server's watch has not told of it"
+            self._refuse(lease, NotReady(f"pod {lease.pod}: {what} after {self._wait_seconds:.0f} s"), error)
+        except KernelError as error:
+            self._refuse(lease, error, error)
+        metrics.POLICY_SECONDS.labels("prepare").observe(time.perf_counter() - began)
+
+    async def in_force(self) -> None:
+        """Return when what the model says now is in force; KernelError where it cannot be."""
+        self.wake()
+        await self._next_turn()
+        for site in self._sites():
+            if site.error is not None:
+                raise site.error
+
+    async def release(self, key: LeaseKey) -> None:
+        """The pod's links are gone."""
+        if key in self.model.endpoints:
+            self.model.detach(key)
+            self.wake()
+
+    # -- the loop
+
+    async def run(self, *, again: float) -> None:
+        """Follow the model until cancelled; every ``again`` seconds everything is read back."""
+        await self._ready.wait()
+        loop = asyncio.get_running_loop()
+        next_look = loop.time() + again
+        while True:
+            pause = next_look - loop.time()
+            if any(site.error for site in self._sites()):
+                pause = min(pause, _RETRY_SECONDS)
+            if not all(site.place.is_clean for site in self._sites()):
+                pause = min(pause, _BURY_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, pause)):
+                    await self._wanted.wait()
+            if loop.time() >= next_look:
+                next_look = loop.time() + again
+                for site in self._sites():
+                    site.due = True
+            await self._turn()
+
+    async def _prepare(self, lease: Lease) -> None:
+        await self._ready.wait()
+        if lease.key not in self.model.endpoints and lease.kind is Kind.EXCLUSIVE:
+            self._pods[lease.key] = _Site(self._inside(lease), held=EMPTY)  # nobody was in there before
+        endpoint = self.model.attach(lease)
+        self.wake()
+        seen = False
+        while not seen:
+            seen = endpoint.pod is not None
+            await self._next_turn()
+        if endpoint.programs:
+            # Without any, all that may be missing is its address in the sets of others.
+            for site in (self._node, self._pods.get(lease.key)):
+                if site is not None and site.error is not None:
+                    raise site.error
+
+    async def _next_turn(self) -> None:
+        """Return at the end of a turn that has begun after now."""
+        wanted = self._round + 1
+        while True:
+            if self._ended is None:
+                self._ended = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._ended)
+            if self._round >= wanted:
+                return
+
+    def _refuse(self, lease: Lease, error: EniwayError, cause: BaseException) -> None:
+        metrics.POLICY_FAILURES.labels("open" if self._fail_open else "closed").inc()
+        if not self._fail_open:
+            raise error from cause
+        _log.error("pod starts without its policies in force", pod=str(lease.pod), error=str(error))
+
+    def _sites(self) -> list[_Site]:
+        return [self._node, *self._pods.values()]
+
+    async def _turn(self) -> None:
+        """Bring every place to what the model says now. What it says is read here, before anything is waited for."""
+        self._wanted.clear()
+        self._round += 1
+        ended, self._ended = self._ended, None
+        delta = self.model.take()
+        news = {set_name(ref, self.model.family): change for ref, change in delta.members.items()}
+        endpoints = self.model.endpoints
+        for key in [key for key in self._pods if key not in endpoints]:
+            del self._pods[key]  # what is in there goes with its namespace
+        node = self._node.held
+        if delta.programs or node is None:
+            node = render.node(endpoints.values(), self.model.family)
+        work = [self._work(self._node, node, news, None)]
+        for key, endpoint in endpoints.items():
+            if endpoint.lease.kind is Kind.EXCLUSIVE:
+                site = self._pods.setdefault(key, _Site(self._inside(endpoint.lease)))
+                within = render.inside(endpoint, self.model.family, nodes=self._nodes)
+                work.append(self._work(site, within, news, endpoint.lease))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for each in filter(None, work):
+                    group.create_task(each)
+        finally:
+            if ended is not None and not ended.done():
+                ended.set_result(None)
+        self._measure()
+
+    def _inside(self, lease: Lease) -> Place:
+        return Place(lease.netns, family=self.model.family, iptables=self._iptables)
+
+    def _work(
+        self, site: _Site, wanted: Layout, news: Mapping[str, Members], lease: Lease | None
+    ) -> Coroutine[None, None, None] | None:
+        """What there is to do at a place."""
+        if site.held is None or site.due:
+            members = {name: tuple(self.model.members(ref)) for name, ref in wanted.sets.items()}
+            return self._guarded(site, wanted, lambda: self._repair(site, wanted, members, lease), lease)
+        change = follow(site.held, wanted, news, self.model.members)
+        if change or not site.place.is_clean:
+            return self._guarded(site, wanted, lambda: self._apply(site, change), lease)
+        return None
+
+    async def _repair(
+        self, site: _Site, wanted: Layout, members: Mapping[str, Sequence[Element]], lease: Lease | None
+    ) -> None:
+        was_known = site.held is not None
+        held, sets = await self._thread(site.place.observe)
+        change = repair(held, sets, wanted, members)
+        if not change:
+            return
+        await self._apply(site, change)
+        if was_known:
+            metrics.POLICY_REPAIRS.inc()
+            _log.warning("policy rules were not as they were left", where=_where(lease), repaired=str(change))
+            if lease is not None:
+                self._repaired(lease, str(change))
+
+    async def _apply(self, site: _Site, change: Change) -> None:
+        site.held = None
+        began = time.perf_counter()
+        await self._thread(lambda: site.place.apply(change))
+        metrics.POLICY_SECONDS.labels("apply").observe(time.perf_counter() - began)
+
+    async def _guarded(
+        self, site: _Site, wanted: Layout, work: Callable[[], Awaitable[None]], lease: Lease | None
+    ) -> None:
+        """One place's work; what fails is kept with it, and tried again after the place was read."""
+        try:
+            await work()
+        except PlaceGone as error:
+            site.held, site.error = None, error
+        except KernelError as error:
+            metrics.POLICY_FAILURES.labels("kernel").inc()
+            _log.error("policies are not in force", where=_where(lease), error=str(error))
+            site.held, site.error = None, error
+        else:
+            site.held, site.due, site.error = wanted, False, None
+
+    async def _thread(self, work: Callable[[], _T]) -> _T:
+        """``work`` in a thread; a cancelled caller waits for it."""
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            raise
+        except OSError as error:
+            raise KernelError(str(error)) from error
+
+    def _measure(self) -> None:
+        held = [site.held for site in self._sites() if site.held is not None]
+        metrics.POLICY_OBJECTS.labels("chains").set(sum(len(layout.chains) for layout in held))
+        metrics.POLICY_OBJECTS.labels("sets").set(sum(len(layout.sets) for layout in held))
+
+
+async def leave(
+    leases: Iterable[Lease], *, family: Family, path: str | None = None, iptables: str = "iptables"
+) -> None:
+    """Take every chain and set of ours away: on the node, and in the namespaces of its exclusive pods."""
+    inside = [lease.netns for lease in leases if lease.kind is Kind.EXCLUSIVE]
+    for place in [Place(where, family=family, iptables=iptables) for where in (path, *inside)]:
+        with suppress(PlaceGone):
+            await asyncio.to_thread(_clear, place)
+
+
+def _clear(place: Place) -> None:
+    held, sets = place.observe()
+    if change := repair(held, sets, EMPTY, {}):
+        place.apply(change)
+        for _ in range(_BURIALS):
+            if place.is_clean:
+                return
+            time.sleep(_BURY_SECONDS)
+            place.bury()
+
+
+def _where(lease: Lease | None) -> str:
+    return "this node" if lease is None else f"pod {lease.pod}"

@@ -1,0 +1,139 @@
+"""A network namespace in which packets are filtered: the kernel's edge. Synchronous; one call at a time for each place.
+
+Rules go by iptables-restore of whichever back end is this node's, for rules only; members go by netlink. The child
+process is born in the calling thread's namespace, so nobody enters one for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Final
+
+from datapath import ipset, netns
+from datapath.ipset import Element, Set
+from datapath.netlink import Message, Netlink, NetlinkError
+from eniway import names
+from eniway.errors import KernelError
+from networkpolicy.change import TABLE, Change, Held, read
+from networkpolicy.terms import Family, NetSet, PodSet, SetRef
+
+_NETLINK_NETFILTER: Final = 12
+_WAIT: Final = "5"
+_SECONDS: Final = 30
+_MOST: Final = 1 << 20
+_FAMILIES: Final[Mapping[Family, int]] = {4: socket.AF_INET, 6: socket.AF_INET6}
+_GONE: Final = {errno.ENOENT, errno.ENOTDIR, errno.EINVAL}
+"""What opening and entering a namespace says when its last user has left it."""
+
+
+class PlaceGone(KernelError):
+    """The namespace is no more."""
+
+
+class Place:
+    """``path``: of the namespace; None: the calling thread's. ``iptables``: the programs, such as iptables-legacy."""
+
+    def __init__(self, path: str | None, *, family: Family, iptables: str = "iptables") -> None:
+        self._path = path
+        self._family = family
+        self._iptables = iptables if family == 4 else iptables.replace("ip", "ip6", 1)
+        self._doomed: set[str] = set()
+        """Sets that nothing refers to and that the kernel has not let go of yet."""
+
+    def apply(self, change: Change) -> None:
+        """Carry out a change, in its order. KernelError where the kernel refuses; what is left a repair finds."""
+        with self._entered(), self._sets() as sets:
+            for name, ref, elements in change.make:
+                self._doomed.discard(name)
+                # One of that name may be there yet, with members of another day.
+                messages = (ipset.create(_made(name, ref, self._family)), ipset.flush(name))
+                _call(sets, *messages, *ipset.add_elements(name, elements))
+            for name, elements in change.add:
+                _call(sets, *ipset.add_elements(name, elements))
+            if change.text:
+                self._run(f"{self._iptables}-restore", "--noflush", "--wait", _WAIT, given=change.text)
+            for name, elements in change.remove:
+                _call(sets, *ipset.remove_elements(name, elements))
+            self._doomed |= set(change.destroy)
+            self._bury(sets)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing waits to be taken away."""
+        return not self._doomed
+
+    def bury(self) -> None:
+        """Take away sets that the kernel would not let go of before: it frees rules some time after a commit."""
+        with self._entered(), self._sets() as sets:
+            self._bury(sets)
+
+    def observe(self) -> tuple[Held, Mapping[str, set[Element]]]:
+        """Our rules and our sets, as they are."""
+        with self._entered(), self._sets() as sets:
+            held = read(self._run(f"{self._iptables}-save", "-t", TABLE))
+            found: dict[str, set[Element]] = {}
+            for payload in sets.dump(ipset.list_sets()):
+                name = ipset.set_name(payload)
+                if name.startswith(names.POLICY_SET_PREFIX) and name not in self._doomed:
+                    found.setdefault(name, set()).update(ipset.each_element(payload))
+        return held, found
+
+    def _bury(self, sets: Netlink) -> None:
+        for name in tuple(self._doomed):
+            try:
+                sets.call(ipset.destroy(name))
+            except NetlinkError as error:
+                if error.errno == ipset.BUSY:
+                    continue
+                if error.errno != errno.ENOENT:
+                    raise KernelError(f"ipset {name}: {error.strerror}") from error
+            self._doomed.discard(name)
+
+    @contextmanager
+    def _entered(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            if self._path is not None:
+                try:
+                    stack.enter_context(netns.entered(stack.enter_context(netns.opened(self._path))))
+                except OSError as error:
+                    kind = PlaceGone if error.errno in _GONE else KernelError
+                    raise kind(f"the network namespace {self._path}: {error.strerror}") from error
+            yield
+
+    @contextmanager
+    def _sets(self) -> Iterator[Netlink]:
+        with Netlink(netns.netlink_socket(_NETLINK_NETFILTER)) as opened:
+            yield opened
+
+    def _run(self, *command: str, given: str = "") -> str:
+        try:
+            done = subprocess.run(
+                command, input=given, capture_output=True, text=True, check=True, timeout=_SECONDS, cwd="/"
+            )
+        except FileNotFoundError as error:
+            raise KernelError(f"{command[0]} is not installed") from error
+        except subprocess.CalledProcessError as error:
+            raise KernelError(f"{command[0]}: {error.stderr.strip()}") from error
+        except subprocess.TimeoutExpired as error:
+            raise KernelError(f"{command[0]} did not end within {_SECONDS} s") from error
+        return done.stdout
+
+
+def _made(name: str, ref: SetRef, family: Family) -> Set:
+    if isinstance(ref, PodSet):
+        return Set(name, "hash:ip", revision=0, family=_FAMILIES[family], most=_MOST)
+    if isinstance(ref, NetSet):
+        return Set(name, "hash:net", revision=2, family=_FAMILIES[family], most=_MOST)
+    return Set(name, "hash:ip,port", revision=1, family=_FAMILIES[family], most=_MOST)
+
+
+def _call(sets: Netlink, *messages: Message) -> None:
+    for message in messages:
+        try:
+            sets.call(message)
+        except NetlinkError as error:
+            raise KernelError(f"ipset: {error.strerror}") from error

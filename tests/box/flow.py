@@ -1,0 +1,85 @@
+"""Steady flows from an instance outside the cluster to pods: 100 datagrams a second each, and every answer counted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from demo.box import Box
+
+PORT = 8081
+_SENDER = """
+import json, select, socket, sys, time
+flows = {}
+for target in sys.argv[2:]:
+    flows[target] = one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    one.connect((target, int(sys.argv[1])))
+    one.setblocking(False)
+sent, answered, errors = 0, {target: set() for target in flows}, []
+def read():
+    for target, one in flows.items():
+        while True:
+            try:
+                answered[target].add(int(one.recv(64)))
+            except BlockingIOError:
+                break
+            except OSError as error:
+                errors.append(f"{target}: {error}")
+                break
+due = time.monotonic()
+while not select.select([sys.stdin], [], [], max(0, due - time.monotonic()))[0]:
+    for target, one in flows.items():
+        try:
+            one.send(b"echo %d" % sent)
+        except OSError as error:
+            errors.append(f"{target}: {error}")
+    sent += 1
+    if sent == 1:
+        print("sending", flush=True)
+    due += 0.01
+    read()
+end = time.monotonic() + 2
+while time.monotonic() < end and any(len(got) < sent for got in answered.values()):
+    time.sleep(0.01)
+    read()
+def ranges(numbers):
+    runs = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return runs
+lost = {target: ranges(set(range(sent)) - got) for target, got in answered.items() if len(got) < sent}
+print(json.dumps({"sent": sent, "lost": lost, "errors": errors[:20]}))
+"""
+
+
+class Flow:
+    """What came of it, once it is over."""
+
+    sent = 0
+    """Datagrams to each target."""
+    lost: dict[str, list[list[int]]]
+    """Numbers that were not answered, first and last of each run, by target."""
+    errors: list[str]
+
+
+@contextmanager
+def flowing(box: Box, targets: Sequence[str]) -> Iterator[Flow]:
+    """For the length of the context, from its first datagram on."""
+    flow = Flow()
+    argv = box.argv("sh", "outside", "--", "python3", "-c", _SENDER, str(PORT), *targets)
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as sender:
+        assert sender.stdin is not None
+        assert sender.stdout is not None
+        try:
+            assert sender.stdout.readline() == "sending\n"
+            yield flow
+        finally:
+            sender.stdin.close()
+            said = sender.stdout.read()
+    told = json.loads(said)
+    flow.sent, flow.lost, flow.errors = told["sent"], told["lost"], told["errors"]

@@ -1,0 +1,77 @@
+"""eniway is upgraded, rolled back, deleted and applied again: what runs loses no packet, what comes waits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from demo.box import Box
+from demo.kube import Kube
+from tests.box import hold
+from tests.box.flow import flowing
+
+Kubectl = Callable[..., str]
+NAMES = ("stays-shared", "stays-card", "stays-routed")
+DAEMON_SET = "daemonset/eniway-node"
+
+
+@pytest.fixture
+def kube(box: Box) -> Kube:
+    """Its API server."""
+    return hold.kube_of(box)
+
+
+@pytest.fixture
+def addresses(box: Box, kube: Kube) -> Iterator[list[str]]:
+    """Those of a pod of each kind that runs throughout."""
+    node = box.status().nodes[-1].name
+    pods = [
+        hold.pod(NAMES[0], node=node),
+        hold.pod(NAMES[1], node=node, exclusive=True),
+        hold.pod(NAMES[2], node=node, annotations={"eniway.io/network": "routed"}),
+    ]
+    running = hold.start(kube, pods)
+    yield [pod["status"]["podIP"] for pod in running if pod["metadata"]["name"] in NAMES]
+    hold.delete(kube, NAMES)
+
+
+def test_upgrade_and_rollback_lose_no_packet(
+    box: Box, addresses: list[str], kubectl_of: Callable[[Box], Kubectl]
+) -> None:
+    """Each replaces the daemon on every node, by its DaemonSet; pods of every kind answer all the while."""
+    kubectl = kubectl_of(box)
+    template = {"spec": {"template": {"metadata": {"annotations": {"eniway.io/upgraded": "yes"}}}}}
+    with flowing(box, addresses) as flow:
+        kubectl("patch", DAEMON_SET, "-n", "kube-system", "--patch", json.dumps(template))
+        kubectl("rollout", "status", DAEMON_SET, "-n", "kube-system", "--timeout=120s")
+        kubectl("rollout", "undo", DAEMON_SET, "-n", "kube-system")
+        kubectl("rollout", "status", DAEMON_SET, "-n", "kube-system", "--timeout=120s")
+    assert flow.errors == []
+    assert flow.lost == {}
+    assert flow.sent > 0
+    hold.agree(box)
+
+
+def test_eniway_deleted_leaves_what_runs_and_what_comes_waits(
+    box: Box, kube: Kube, addresses: list[str], kubectl_of: Callable[[Box], Kubectl]
+) -> None:
+    """`kubectl delete -k` and `apply -k`: no packet is lost, a pod made in between starts after."""
+    kubectl, install = kubectl_of(box), str(box.state / "install")
+    comer = hold.pod("comes-between", node=box.status().nodes[-1].name)
+    with flowing(box, addresses) as flow:
+        try:
+            kubectl("delete", "--kustomize", install)
+            kube.until(hold.SYSTEM_PODS, lambda pods: None if pods else True, seconds=60, selector=hold.DAEMON)
+            kube.apply(comer)
+            hold.event(kube, "comes-between", "FailedCreatePodSandBox")
+        finally:
+            kubectl("apply", "--server-side", "--kustomize", install)
+            kubectl("rollout", "status", DAEMON_SET, "-n", "kube-system", "--timeout=120s")
+        hold.start(kube, [comer])
+    hold.delete(kube, ["comes-between"])
+    assert flow.errors == []
+    assert flow.lost == {}, f"of {flow.sent}"
+    assert flow.sent > 0
+    hold.agree(box)

@@ -1,0 +1,127 @@
+"""A crash before and after each write of the ledger and operation of cloud and kernel: the next start puts it right.
+
+A short story of pods is told once to count its points, and then once for each of them, with a crash there. Whoever was
+told of a lease still has it, nobody else has; when the pods have gone, books and cloud agree and nothing is left.
+"""
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from eniway.errors import NotReady
+from tests.box import virtual_time
+from tests.box.mortal import IN_MEMORY, Mortal, mortal
+
+POOL: dict[str, Any] = {"exclusive_slots": 1, "warm_exclusive": 0, "min_idle_addresses": 0, "max_idle_addresses": 0}
+SHARED = [f"web-{number}" for number in range(3)]
+MOST = 400
+PARTS = 4
+
+
+async def pods_come(life: Mortal) -> None:
+    """Shared ones that need a card, one that needs its own."""
+    await asyncio.gather(*(life.add(name) for name in SHARED), life.add("db", slot=3))
+
+
+async def pods_go(life: Mortal) -> None:
+    """Most of them, so that addresses go back, and then all: cards empty out and go back."""
+    for name in [*SHARED[1:], "db"]:
+        await life.release(name)
+    await asyncio.sleep(200.0)
+    await life.release(SHARED[0])
+    await asyncio.sleep(200.0)
+
+
+async def until_crash(life: Mortal, story: Callable[[Mortal], Awaitable[None]]) -> None:
+    """Tell ``story`` as far as it gets."""
+    task = asyncio.ensure_future(story(life))
+    crashed = asyncio.create_task(life.crashed.wait())
+    await asyncio.wait([task, crashed], return_when=asyncio.FIRST_COMPLETED)
+    for one in (task, crashed):
+        one.cancel()
+        with contextlib.suppress(asyncio.CancelledError, NotReady):
+            await one
+
+
+async def tell(crash_at: int | None) -> list[str]:
+    """The story, with a crash at that point; the points it passed before."""
+    passed: list[str] = []
+    lives: list[Mortal] = []
+
+    async def point(what: str) -> None:
+        passed.append(what)
+        if len(passed) - 1 == crash_at:
+            await lives[0].crash()
+
+    async def whole(life: Mortal) -> None:
+        await pods_come(life)
+        await pods_go(life)
+
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as directory:
+        async with mortal(Path(directory), Random(1), point=point, **POOL) as life:
+            lives.append(life)
+            await life.live()
+            await until_crash(life, whole)
+            before = len(passed)
+            if crash_at is not None:
+                assert life.crashed.is_set(), f"the story has no point {crash_at}"
+                await life.kill()
+                await life.live()
+                await life.settle()
+                for name in [name for name in SHARED if life.cloud.key(name) not in life.told]:
+                    await life.add(name)
+                life.check()
+            for key in tuple(life.told):
+                await life.release(key.container_id.removeprefix("container-of-"))
+            await asyncio.sleep(200.0)
+            await life.settle()
+            assert life.idle() <= POOL["max_idle_addresses"]
+            assert not life.books.leases()
+            await life.kill()
+            return passed[:before]
+
+
+@pytest.fixture(scope="module")
+def points() -> list[str]:
+    passed: list[str] = virtual_time.run(lambda: tell(None))
+    return passed
+
+
+def test_the_story_passes_all_there_is(points: list[str]) -> None:
+    """Every call that changes the cloud, every operation of the kernel, and the ledger's writes between them."""
+    assert {
+        f"{when} {what}"
+        for when in ("before", "after")
+        for what in (
+            "write",
+            "CreateNetworkInterface",
+            "AttachNetworkInterface",
+            "DetachNetworkInterface",
+            "DeleteNetworkInterface",
+            "AssignPrivateIpAddresses",
+            "UnassignPrivateIpAddresses",
+            "DescribeNetworkInterfaces",
+            "wait_card",
+            "prepare_card",
+            "park_card",
+            "retire_card",
+        )
+    } <= set(points)
+    assert len(points) < MOST
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_after_a_crash_at_any_point_the_next_start_finishes_or_undoes(points: list[str], part: int) -> None:
+    """All points of a part, one after the other."""
+    for number, what in list(enumerate(points))[part::PARTS]:
+        try:
+            virtual_time.run(partial(tell, number))
+        except Exception as error:
+            raise AssertionError(f"a crash at point {number} ({what})") from error
