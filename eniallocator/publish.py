@@ -13,7 +13,7 @@ from eniallocator.conditions import Condition
 from eniallocator.lifecycle import COMING, State
 from eniallocator.plan import CardView, Limits
 from eniallocator.records import EniRecord, Identity, LeaseRecord, Use
-from eniway.model import Capacity, Kind, PodUid, VSwitchId, Wish
+from eniway.model import Capacity, Kind, PodUid, Slot, VSwitchId, Wish
 
 
 def slot_capacity(cards: Sequence[CardView], limits: Limits | None) -> Capacity:
@@ -104,8 +104,9 @@ def most(capacity: Mapping[str, Capacity], limits: Limits | None, *, routed: int
     """
     best = {"routed": routed}
     if limits is not None:
-        best["slots"] = len(limits.exclusive_slots)
-        best["addresses"] = len(limits.shared_slots) * limits.secondary
+        either = limits.exclusive_slots | limits.moving_slots if limits.auto else frozenset[Slot]()
+        best["slots"] = len(limits.exclusive_slots | either)
+        best["addresses"] = len(limits.shared_slots | either) * limits.secondary
         best["services"] = limits.secondary
     return {what: max(best.get(what, 0), words.used) for what, words in capacity.items()}
 
