@@ -124,8 +124,9 @@ class ExtenderConfig(_Strict, frozen=True):
     address: str = "127.0.0.1:9532"
     """[HOST]:PORT of the extender protocol, /metrics, /healthz and /readyz."""
     tls_certificate: str = ""
+    """PEM file to serve https with; empty: plain HTTP, which does between containers of one pod."""
     tls_key: str = ""
-    """PEM files; both empty: plain HTTP, which does between containers of one pod."""
+    """PEM file of its key; both or neither."""
     journal: str = "/var/lib/eniway-extender/holds.jsonl"
     """File of the places that are held: it has to outlive the container."""
     offer: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
