@@ -137,7 +137,9 @@ class ExtenderConfig(_Strict, frozen=True):
     max_request_bytes: Annotated[int, msgspec.Meta(ge=65536, le=1 << 30)] = 8 << 20
     """Largest request; whole Nodes (nodeCacheCapable: false) take some 20 KiB each, names some 30 bytes."""
     weights: ExtenderWeights = ExtenderWeights()
+    """What a node's score is made of."""
     log_level: Annotated[str, msgspec.Meta(pattern="^(debug|info|warning|error)$")] = "info"
+    """What is logged."""
 
 
 class NodeConfig(_Strict, frozen=True):
