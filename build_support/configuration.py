@@ -76,7 +76,7 @@ def explained(struct: type) -> dict[str, str]:
     return found
 
 
-def value(kind: types.Type) -> str:  # noqa: C901, PLR0911, PLR0912 -- a table
+def value(kind: types.Type) -> str:  # noqa: C901, PLR0911 -- a table
     """What may stand there, in words."""
     match kind:
         case types.LiteralType(values=values):
