@@ -231,6 +231,7 @@ async def scheduling(api: ApiServer, folder: Path) -> AsyncIterator[Scheduling]:
 
 
 def prepare(api: ApiServer) -> None:
-    """CRDs and rights."""
-    for name in ("nodenetwork.yaml", "extender.yaml"):
+    """CRDs, rights, and the service account of pods, which a controller would make."""
+    api.kubectl("create", "serviceaccount", "default")
+    for name in ("nodenetwork.yaml", "vswitch.yaml", "extender.yaml"):
         api.kubectl("apply", "--filename", str(MANIFESTS / "base" / name))

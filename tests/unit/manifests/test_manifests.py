@@ -18,7 +18,12 @@ from image import build
 
 TREE = Path(__file__).parents[3]
 MANIFESTS = TREE / "manifests"
-FILES = sorted(path for path in MANIFESTS.rglob("*.yaml") if path.name not in {"config.yaml", "install.yaml"})
+FOREIGN = {"alerts", "dashboards"}  # files of Prometheus and Grafana
+FILES = sorted(
+    path
+    for path in MANIFESTS.rglob("*.yaml")
+    if path.name not in {"config.yaml", "install.yaml"} and FOREIGN.isdisjoint(path.relative_to(MANIFESTS).parts)
+)
 
 
 def objects() -> Iterator[dict[str, Any]]:
