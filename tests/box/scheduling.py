@@ -18,7 +18,7 @@ import yaml
 from aiohttp import ClientError, ClientSession
 
 from eniway import names
-from eniway.kube.client import APPLY, KubeClient, from_kubeconfig
+from eniway.kube.client import APPLY, MERGE, KubeClient, from_kubeconfig
 from tests.box.apiserver import ApiServer, free_ports
 from vpcbox.cluster.components import ensure
 
@@ -77,6 +77,8 @@ class Scheduling:
             },
         }
         await self.client.request("POST", "/api/v1/nodes", body=body)
+        # Admission gives every new Node the taint not-ready; a controller takes it off
+        await self.client.request("PATCH", f"/api/v1/nodes/{name}", body={"spec": {"taints": None}}, content_type=MERGE)
         head = {"apiVersion": names.API_VERSION, "kind": "NodeNetwork", "metadata": {"name": name}}
         await self.client.request("POST", f"/apis/{names.API_VERSION}/nodenetworks", body=head)
         await self.network(name, **status)
