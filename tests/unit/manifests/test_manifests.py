@@ -141,7 +141,7 @@ def test_the_operators_lock_and_port_are_those_of_the_code() -> None:
         == NAMESPACE
     )
     spec = one("Deployment", "eniway-operator")["spec"]["template"]["spec"]
-    assert spec["serviceAccountName"] == one("RoleBinding")["subjects"][0]["name"] == LOCK
+    assert spec["serviceAccountName"] == one("RoleBinding", "eniway-operator")["subjects"][0]["name"] == LOCK
     (container,) = spec["containers"]
     (port,) = container["ports"]
     assert str(port["containerPort"]) == config.OperatorConfig().metrics_address.rpartition(":")[2]
@@ -216,7 +216,7 @@ def test_policies_use_the_names_of_the_code() -> None:
     account = one("ServiceAccount", "eniway-node")["metadata"]
     assert f"system:serviceaccount:{account['namespace']}:{account['name']}" in text
     bound = {item["spec"]["policyName"] for item in objects() if item["kind"].endswith("PolicyBinding")}
-    assert bound == {item["metadata"]["name"] for item in objects() if item["kind"] == "ValidatingAdmissionPolicy"}
+    assert bound == {item["metadata"]["name"] for item in objects() if item["kind"].endswith("AdmissionPolicy")}
 
 
 @pytest.mark.parametrize(("kind", "plural"), [("NodeNetwork", "nodenetworks"), ("VSwitch", "vswitches")])
