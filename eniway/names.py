@@ -31,8 +31,8 @@ ANNOTATION_INGRESS_BITS: Final = "kubernetes.io/ingress-bandwidth"
 ANNOTATION_EGRESS_BITS: Final = "kubernetes.io/egress-bandwidth"
 """Pod annotations, bits per second: Kubernetes' own, which win over the others."""
 ANNOTATION_SERVICE_ADDRESS: Final = f"{GROUP}/service-address"
-"""Pod annotation, written by the daemon alone: an exclusive pod's address on its way to Services. By it other nodes
-know that what comes from there is the pod's."""
+"""Pod annotation, written by the daemon alone: an exclusive pod's address on its way to Services, by which other nodes
+know it."""
 ANNOTATION_POLICY_MODE: Final = f"{GROUP}/networkpolicy"
 """Namespace annotation: ``audit`` logs what its pods' policies would drop, and lets it pass."""
 TAG_CLUSTER: Final = f"{GROUP}/cluster"

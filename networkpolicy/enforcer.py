@@ -52,6 +52,8 @@ class _Site:
     due: bool = False
     """It was told to have changed, or a while ago: it is read again."""
     error: KernelError | None = None
+    broken: frozenset[str] = frozenset()
+    """Programs that the kernel refused; others stand in for them until all is read again."""
 
 
 class Enforcer:
@@ -104,15 +106,15 @@ class Enforcer:
         """The model may have changed."""
         self._wanted.set()
 
-    def settle(self, leases: Callable[[], Collection[Lease]]) -> None:
+    def settle(self, leases: Collection[Lease]) -> None:
         """Follow the books: pods that they know no more are given up, and all places are read again soon."""
-        held = {lease.key: lease for lease in leases()}
+        held = {lease.key: lease for lease in leases}
         for key in [key for key in self.model.endpoints if key not in held]:
             self.model.detach(key)
         for lease in held.values():
             self.model.attach(lease)
-        for site in (self._node, *self._pods.values()):
-            site.due = True
+        for site in self._sites():
+            site.due, site.broken = True, frozenset()
         self.wake()
 
     async def prepare(self, lease: Lease) -> None:
@@ -148,24 +150,18 @@ class Enforcer:
 
     # -- the loop
 
-    async def run(self, *, again: float) -> None:
-        """Follow the model until cancelled; every ``again`` seconds everything is read back."""
+    async def run(self) -> None:
+        """Follow the model until cancelled."""
         await self._ready.wait()
-        loop = asyncio.get_running_loop()
-        next_look = loop.time() + again
         while True:
-            pause = next_look - loop.time()
+            pause: float | None = None
             if any(site.error for site in self._sites()):
-                pause = min(pause, _RETRY_SECONDS)
+                pause = _RETRY_SECONDS
             if not all(site.place.is_clean for site in self._sites()):
-                pause = min(pause, _BURY_SECONDS)
+                pause = _BURY_SECONDS
             with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, pause)):
+                async with asyncio.timeout(pause):
                     await self._wanted.wait()
-            if loop.time() >= next_look:
-                next_look = loop.time() + again
-                for site in self._sites():
-                    site.due = True
             await self._turn()
 
     async def _prepare(self, lease: Lease) -> None:
@@ -178,11 +174,16 @@ class Enforcer:
         while not seen:
             seen = endpoint.pod is not None
             await self._next_turn()
-        if endpoint.programs:
-            # Without any, all that may be missing is its address in the sets of others.
-            for site in (self._node, self._pods.get(lease.key)):
-                if site is not None and site.error is not None:
-                    raise site.error
+        if not endpoint.programs:
+            return  # all that may be missing is its address in the sets of others
+        chains = {render.program_chain(program, self.model.family)[0] for program in endpoint.programs.values()}
+        sites = [site for site in (self._node, self._pods.get(lease.key)) if site is not None]
+        while any(site.error is not None for site in sites):
+            if any(isinstance(site.error, PlaceGone) for site in sites):
+                raise KernelError(f"the network namespace of pod {lease.pod} is gone")
+            await self._next_turn()
+        if any(site.broken & chains for site in sites):
+            raise KernelError(f"pod {lease.pod}: the kernel refused the rules of its policies")
 
     async def _next_turn(self) -> None:
         """Return at the end of a turn that has begun after now."""
@@ -214,13 +215,13 @@ class Enforcer:
         for key in [key for key in self._pods if key not in endpoints]:
             del self._pods[key]  # what is in there goes with its namespace
         node = self._node.held
-        if delta.programs or node is None:
-            node = render.node(endpoints.values(), self.model.family)
+        if delta.programs or node is None or self._node.due:
+            node = self._standing(self._node, render.node(endpoints.values(), self.model.family))
         work = [self._work(self._node, node, news, None)]
         for key, endpoint in endpoints.items():
             if endpoint.lease.kind is Kind.EXCLUSIVE:
                 site = self._pods.setdefault(key, _Site(self._inside(endpoint.lease)))
-                within = render.inside(endpoint, self.model.family, nodes=self._nodes)
+                within = self._standing(site, render.inside(endpoint, self.model.family, nodes=self._nodes))
                 work.append(self._work(site, within, news, endpoint.lease))
         try:
             async with asyncio.TaskGroup() as group:
@@ -240,39 +241,53 @@ class Enforcer:
         """What there is to do at a place."""
         if site.held is None or site.due:
             members = {name: tuple(self.model.members(ref)) for name, ref in wanted.sets.items()}
-            return self._guarded(site, wanted, lambda: self._repair(site, wanted, members, lease), lease)
+            return self._guarded(site, self._repair(site, wanted, members, lease), lease)
         change = follow(site.held, wanted, news, self.model.members)
         if change or not site.place.is_clean:
-            return self._guarded(site, wanted, lambda: self._apply(site, change), lease)
+            return self._guarded(site, self._apply(site, change, wanted), lease)
         return None
 
     async def _repair(
         self, site: _Site, wanted: Layout, members: Mapping[str, Sequence[Element]], lease: Lease | None
-    ) -> None:
+    ) -> Layout:
         was_known = site.held is not None
         held, sets = await self._thread(site.place.observe)
         change = repair(held, sets, wanted, members)
         if not change:
-            return
-        await self._apply(site, change)
+            return wanted
+        try:
+            await self._apply(site, change, wanted)
+        except PlaceGone:
+            raise
+        except KernelError:
+            site.broken |= await self._thread(lambda: site.place.refused(render.programs(wanted)))
+            if not site.broken:
+                raise
+            _log.error("programs were refused, their pods are shut off", where=_where(lease), chains=len(site.broken))
+            wanted = self._standing(site, wanted)
+            held, sets = await self._thread(site.place.observe)
+            return await self._apply(site, repair(held, sets, wanted, members), wanted)
         if was_known:
             metrics.POLICY_REPAIRS.inc()
             _log.warning("policy rules were not as they were left", where=_where(lease), repaired=str(change))
             if lease is not None:
                 self._repaired(lease, str(change))
+        return wanted
 
-    async def _apply(self, site: _Site, change: Change) -> None:
+    async def _apply(self, site: _Site, change: Change, wanted: Layout) -> Layout:
         site.held = None
         began = time.perf_counter()
         await self._thread(lambda: site.place.apply(change))
         metrics.POLICY_SECONDS.labels("apply").observe(time.perf_counter() - began)
+        return wanted
 
-    async def _guarded(
-        self, site: _Site, wanted: Layout, work: Callable[[], Awaitable[None]], lease: Lease | None
-    ) -> None:
+    def _standing(self, site: _Site, wanted: Layout) -> Layout:
+        return render.without(wanted, site.broken, fail_open=self._fail_open) if site.broken else wanted
+
+    async def _guarded(self, site: _Site, work: Awaitable[Layout], lease: Lease | None) -> None:
         """One place's work; what fails is kept with it, and tried again after the place was read."""
         try:
-            await work()
+            held = await work
         except PlaceGone as error:
             site.held, site.error = None, error
         except KernelError as error:
@@ -280,7 +295,7 @@ class Enforcer:
             _log.error("policies are not in force", where=_where(lease), error=str(error))
             site.held, site.error = None, error
         else:
-            site.held, site.due, site.error = wanted, False, None
+            site.held, site.due, site.error = held, False, None
 
     async def _thread(self, work: Callable[[], _T]) -> _T:
         """``work`` in a thread; a cancelled caller waits for it."""

@@ -88,8 +88,7 @@ class Index:
     def place(self, pod: Pod, addresses: tuple[bytes, ...], space: Mapping[str, str] | None, ref: Tracked) -> None:
         """Put a pod into a set, take it out, or bring what it has there up to date."""
         known = self._sets[ref]
-        inside = bool(addresses) and _selects(known.selector, pod, space)
-        self._note(ref, known, (pod.namespace, pod.name), tuple(_elements(ref, pod, addresses)) if inside else ())
+        self._note(ref, known, (pod.namespace, pod.name), tuple(elements(ref, pod, addresses, space)))
 
     def update(
         self, old: Pod | None, new: Pod | None, addresses: tuple[bytes, ...], space: Mapping[str, str] | None
@@ -111,16 +110,16 @@ class Index:
         """Sets that depend on labels of namespaces."""
         return [ref for ref, known in self._sets.items() if known.selector.namespaces is not None]
 
-    def _note(self, ref: Tracked, known: _Members, who: tuple[str, str], elements: tuple[Element, ...]) -> None:
+    def _note(self, ref: Tracked, known: _Members, who: tuple[str, str], brought: tuple[Element, ...]) -> None:
         before = known.by_pod.get(who, ())
-        if before == elements:
+        if before == brought:
             return
-        if elements:
-            known.by_pod[who] = elements
+        if brought:
+            known.by_pod[who] = brought
         else:
             del known.by_pod[who]
         change = self._changes.setdefault(ref, Change())
-        for element in elements:
+        for element in brought:
             count = known.count.get(element, 0)
             known.count[element] = count + 1
             if not count:
@@ -155,7 +154,12 @@ def _selects(selector: PodSet, pod: Pod, space: Mapping[str, str] | None) -> boo
     return space is not None and selector.pods.matches(pod.labels) and wanted.matches(space)
 
 
-def _elements(ref: Tracked, pod: Pod, addresses: tuple[bytes, ...]) -> Iterator[Element]:
+def elements(
+    ref: Tracked, pod: Pod, addresses: tuple[bytes, ...], space: Mapping[str, str] | None
+) -> Iterator[Element]:
+    """What a pod with ``addresses`` brings into a set; ``space``: its namespace's labels."""
+    if not addresses or not _selects(selector_of(ref), pod, space):
+        return
     if isinstance(ref, PodSet):
         yield from map(Element, addresses)
         return

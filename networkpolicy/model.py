@@ -13,6 +13,7 @@ from typing import Final
 
 from datapath.ipset import Element
 from eniway.model import Lease, LeaseKey
+from networkpolicy import index
 from networkpolicy.compiler import compile_policy
 from networkpolicy.index import Change, Index, Tracked, selector_of
 from networkpolicy.terms import Direction, Family, NetSet, Policy, Program, SetRef
@@ -32,6 +33,11 @@ class Endpoint:
     programs: Mapping[Direction, Program] = field(default_factory=dict)
     """None of a direction in which no policy isolates it."""
 
+    def is_of(self, pod: Pod) -> bool:
+        """Whether the lease is that pod's, not a predecessor's of the same name. An old runtime tells no uid."""
+        uid = self.lease.pod.uid
+        return not uid or uid in pod.uids
+
 
 @dataclass(slots=True)
 class _Space:
@@ -49,10 +55,16 @@ class Delta:
 
 
 class Model:
-    """Objects are told as they come, in any order; ``take`` and ``endpoints`` say what follows."""
+    """Objects are told as they come, in any order; ``take`` and ``endpoints`` say what follows.
 
-    def __init__(self, family: Family) -> None:
+    A pod of this node that no object was seen of is shut off, unless ``fail_open``.
+    """
+
+    def __init__(self, family: Family, *, fail_open: bool = False) -> None:
         self.family: Final = family
+        self._unseen: Mapping[Direction, Program] = (
+            {} if fail_open else {direction: Program(direction, ()) for direction in Direction}
+        )
         self._keeper = Keeper(family)
         self._pods: defaultdict[str, dict[str, Pod]] = defaultdict(dict)
         self._spaces: dict[str, _Space] = {}
@@ -84,6 +96,35 @@ class Model:
         """As the API server has it."""
         return self._pods.get(namespace, {}).get(name)
 
+    def programs(self, pod: Pod) -> Mapping[Direction, Program]:
+        """What the policies that select a pod allow it, of this node or not."""
+        policies = self._policies.get(pod.namespace, {})
+        chosen = [policies[name] for name in sorted(policies) if policies[name].subject.matches(pod.labels)]
+        space = self._spaces.get(pod.namespace)
+        audit = space is not None and space.audit
+        programs: dict[Direction, Program] = {}
+        for direction in Direction:
+            isolating = tuple(policy for policy in chosen if policy.of(direction) is not None)
+            if isolating:
+                program = Program(direction, isolating, audit)
+                programs[direction] = self._programs.setdefault(program.key, program)
+        return programs
+
+    def has(self, ref: SetRef, element: Element) -> bool:
+        """Whether a set, of an active policy or not, has an element. Looks through pods: for questions, not packets."""
+        if isinstance(ref, NetSet):
+            return ref.has(element.address)
+        return any(
+            element in index.elements(ref, pod, self._addresses(pod), self._labels_of(pod.namespace))
+            for pod in self._candidates(ref)
+        )
+
+    def pod_at(self, address: bytes) -> Pod | None:
+        """The pod that has an address; looks through all of them."""
+        return next(
+            (pod for pods in self._pods.values() for pod in pods.values() if address in self._addresses(pod)), None
+        )
+
     def take(self) -> Delta:
         """What changed since the last call."""
         delta = Delta(self._index.take(), self._changed)
@@ -97,13 +138,20 @@ class Model:
         known = self._endpoints.get(lease.key)
         if known is not None and known.lease == lease:
             return known
+        if known is not None and known.lease.pod == lease.pod:
+            # What is known of it stays: its object may be gone by now.
+            known.lease = lease
+            if known.pod is not None and known.pod is self.pod(lease.pod.namespace, lease.pod.name):
+                self._reindex(known.pod, known.pod)
+            self._changed = True
+            return known
         if known is not None:
             self.detach(lease.key)
         endpoint = self._endpoints[lease.key] = Endpoint(lease)
         who = (lease.pod.namespace, lease.pod.name)
         self._by_pod[who].append(endpoint)
         pod = self.pod(*who)
-        if pod is not None and lease.pod.uid in pod.uids:
+        if pod is not None and endpoint.is_of(pod):
             endpoint.pod = pod
             self._reindex(pod, pod)
         self._reprogram(endpoint)
@@ -135,7 +183,7 @@ class Model:
         self._pods[pod.namespace][pod.name] = pod
         self._reindex(old, pod)
         for endpoint in self._by_pod.get((pod.namespace, pod.name), ()):
-            if endpoint.lease.pod.uid in pod.uids:
+            if endpoint.is_of(pod):
                 relabelled = endpoint.pod is None or endpoint.pod.labels != pod.labels
                 endpoint.pod = pod
                 if relabelled:
@@ -198,9 +246,8 @@ class Model:
         if pod.host_network or pod.finished:
             return ()
         for endpoint in reversed(self._by_pod.get((pod.namespace, pod.name), [])):
-            lease = endpoint.lease
-            if lease.pod.uid in pod.uids:
-                given = (lease.address, lease.service_address)
+            if endpoint.is_of(pod):
+                given = (endpoint.lease.address, endpoint.lease.service_address)
                 return tuple(a.packed for a in given if a is not None and a.version == self.family)
         return pod.addresses
 
@@ -241,22 +288,9 @@ class Model:
                 self._reprogram(endpoint)
 
     def _reprogram(self, endpoint: Endpoint) -> None:
-        """Find the programs of an endpoint anew; one whose pod was never seen has none yet."""
+        """Find the programs of an endpoint anew."""
         pod = endpoint.pod
-        if pod is None or pod.host_network:
-            self._set_programs(endpoint, {})
-            return
-        policies = self._policies.get(pod.namespace, {})
-        chosen = [policies[name] for name in sorted(policies) if policies[name].subject.matches(pod.labels)]
-        space = self._spaces.get(pod.namespace)
-        audit = space is not None and space.audit
-        programs: dict[Direction, Program] = {}
-        for direction in Direction:
-            isolating = tuple(policy for policy in chosen if policy.of(direction) is not None)
-            if isolating:
-                program = Program(direction, isolating, audit)
-                programs[direction] = self._programs.setdefault(program.key, program)
-        self._set_programs(endpoint, programs)
+        self._set_programs(endpoint, self._unseen if pod is None else self.programs(pod))
 
     def _set_programs(self, endpoint: Endpoint, programs: Mapping[Direction, Program]) -> None:
         before, endpoint.programs = endpoint.programs, programs

@@ -18,7 +18,8 @@ from datapath.ipset import Element, Set
 from datapath.netlink import Message, Netlink, NetlinkError
 from eniway import names
 from eniway.errors import KernelError
-from networkpolicy.change import TABLE, Change, Held, read
+from networkpolicy.change import TABLE, Change, Held, read, rules
+from networkpolicy.render import Chains, Layout
 from networkpolicy.terms import Family, NetSet, PodSet, SetRef
 
 _NETLINK_NETFILTER: Final = 12
@@ -55,11 +56,22 @@ class Place:
             for name, elements in change.add:
                 _call(sets, *ipset.add_elements(name, elements))
             if change.text:
-                self._run(f"{self._iptables}-restore", "--noflush", "--wait", _WAIT, given=change.text)
+                self._restore(change.text)
             for name, elements in change.remove:
                 _call(sets, *ipset.remove_elements(name, elements))
             self._doomed |= set(change.destroy)
             self._bury(sets)
+
+    def refused(self, chains: Chains) -> frozenset[str]:
+        """Which of ``chains`` the kernel does not take, each tried alone."""
+        found: set[str] = set()
+        with self._entered():
+            for chain, lines in chains.items():
+                try:
+                    self._restore(rules(Held(), Layout((), {chain: lines}, {})))
+                except KernelError:
+                    found.add(chain)
+        return frozenset(found)
 
     @property
     def is_clean(self) -> bool:
@@ -108,6 +120,9 @@ class Place:
     def _sets(self) -> Iterator[Netlink]:
         with Netlink(netns.netlink_socket(_NETLINK_NETFILTER)) as opened:
             yield opened
+
+    def _restore(self, text: str) -> None:
+        self._run(f"{self._iptables}-restore", "--noflush", "--wait", _WAIT, given=text)
 
     def _run(self, *command: str, given: str = "") -> str:
         try:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, TypeAlias
 
@@ -55,6 +55,8 @@ _PROTOCOL_NAMES: Final = {number: name.lower() for name, number in PROTOCOLS.ite
 _LOG_RATE: Final = "-m limit --limit 10/sec --limit-burst 50"
 """Of packets that are logged, in each program."""
 _MOST_RENDERED: Final = 4096
+_COMMENT: Final = 255
+_DIGITS: Final = 16
 
 
 def _ours(name: str) -> str:
@@ -115,19 +117,25 @@ def node(endpoints: Collection[Endpoint], family: Family) -> Layout:
 
 
 def inside(endpoint: Endpoint, family: Family, *, nodes: Sequence[Address]) -> Layout:
-    """Of an exclusive pod's namespace; ``nodes``: addresses of its own node, whose packets always pass."""
+    """Of an exclusive pod's namespace; ``nodes``: addresses of its own node, whose packets always pass.
+
+    Connections are known from the pod's start on, whether or not a policy selects it: to a filter that came later,
+    those of before would be new.
+    """
     drawn = _Drawing(family)
     card = endpoint.lease.key.ifname
-    jumps: list[Jump] = []
-    neighbours = _NEIGHBOURS if family == 6 else ()
+    first = [_KNOWN, *(_NEIGHBOURS if family == 6 else ())]
+    entering, leaving = list(first), list(first)
+    jumps = [Jump("PREROUTING", f"-i {card} -j {_ours('TO')}")]
     if (program := endpoint.programs.get(Direction.INGRESS)) is not None:
-        own = [f"-s {_host(address)} -j RETURN" for address in nodes if address.version == family]
-        drawn.chains[_ours("TO")] = (_KNOWN, *neighbours, *own, f"-j {drawn.program(program)}")
-        jumps.append(Jump("PREROUTING", f"-i {card} -j {_ours('TO')}"))
+        entering += (f"-s {_host(address)} -j RETURN" for address in nodes if address.version == family)
+        entering.append(f"-j {drawn.program(program)}")
     if (program := endpoint.programs.get(Direction.EGRESS)) is not None:
-        drawn.chains[_ours("FROM")] = (_KNOWN, *neighbours, f"-j {drawn.program(program)}")
+        leaving.append(f"-j {drawn.program(program)}")
+        drawn.chains[_ours("FROM")] = tuple(leaving)
         jumps.append(Jump("POSTROUTING", f"-o {card} -j {_ours('FROM')}"))
-    return Layout(tuple(jumps), drawn.chains, drawn.sets) if jumps else EMPTY
+    drawn.chains[_ours("TO")] = tuple(entering)
+    return Layout(tuple(jumps), drawn.chains, drawn.sets)
 
 
 class _Drawing:
@@ -168,9 +176,23 @@ def program_chain(program: Program, family: Family) -> tuple[str, tuple[str, ...
         if len(_rendered) >= _MOST_RENDERED:
             _rendered.clear()
         rules = (*(rule for term in program.terms() for rule in _term(term, program, family)), _end(program))
-        digest = hashlib.sha256("\n".join(rules).encode()).hexdigest()[:16]
+        digest = hashlib.sha256("\n".join(rules).encode()).hexdigest()[:_DIGITS]
         _rendered[key] = (_ours(digest), rules)
     return _rendered[key]
+
+
+def programs(layout: Layout) -> Mapping[str, tuple[str, ...]]:
+    """Chains of a layout that are programs, which refer to no other chain."""
+    length = len(names.POLICY_CHAIN_PREFIX) + _DIGITS
+    return {chain: rules for chain, rules in layout.chains.items() if len(chain) == length}
+
+
+def without(layout: Layout, broken: Collection[str], *, fail_open: bool) -> Layout:
+    """The layout with programs that drop everything, or nothing, in the place of those in ``broken``."""
+    instead = () if fail_open else ("-j DROP",)
+    return replace(
+        layout, chains={chain: instead if chain in broken else rules for chain, rules in layout.chains.items()}
+    )
 
 
 def _term(term: Term, program: Program, family: Family) -> Iterator[str]:
@@ -179,7 +201,8 @@ def _term(term: Term, program: Program, family: Family) -> Iterator[str]:
         side = "src" if program.direction is Direction.INGRESS else "dst"
         peer = f" -m set --match-set {set_name(term.peer, family)} {side}"
     target = "RETURN" if term.verdict is Verdict.ALLOW else "DROP"
-    tail = f'{peer} -m comment --comment "{term.policy}" -j {target}'
+    # Their names may be longer together than a comment may be (XT_MAX_COMMENT_LEN)
+    tail = f'{peer} -m comment --comment "{term.policy[:_COMMENT]}" -j {target}'
     match term.port:
         case None:
             yield tail.lstrip()

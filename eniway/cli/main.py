@@ -20,6 +20,7 @@ VERBS: Final[tuple[Verb, ...]] = (
     status.VERB,
     pods.VERB,
     trace.VERB,
+    explain.VERB,
 )
 
 

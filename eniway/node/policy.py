@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import partial
 from ipaddress import IPv4Address
 from random import Random
 from types import TracebackType
@@ -21,11 +20,10 @@ from eniway.config import NodeConfig
 from eniway.errors import KernelError, KubeError
 from eniway.kube.client import MERGE, KubeClient
 from eniway.kube.events import Event
-from eniway.kube.reflector import Reflector
 from eniway.model import Card, Kind, Lease, LeaseKey
+from networkpolicy import feed
 from networkpolicy.enforcer import Enforcer, leave
 from networkpolicy.model import Model
-from networkpolicy.views import NamespaceView, PodView, PolicyView
 
 _log = log.get(__name__)
 AGAIN_SECONDS: Final = 60.0
@@ -84,7 +82,7 @@ class Policies:
         self._leases = leases
         self._tell = tell
         self._random = random
-        self.model = Model(4)
+        self.model = Model(4, fail_open=config.policy_fail_open)
         self.enforcer = Enforcer(self.model, fail_open=config.policy_fail_open, repaired=self._repaired)
         self._unwritten: asyncio.Queue[Lease] = asyncio.Queue()
 
@@ -98,11 +96,8 @@ class Policies:
 
     async def run(self, *, node: IPv4Address) -> None:
         """Keep policies in force until cancelled; ``node``: this node's address."""
-        reflect = partial(Reflector, self._client, random=self._random)
-        watches = (
-            reflect("/api/v1/namespaces", NamespaceView, store=_Namespaces(self.model, self.enforcer)),
-            reflect("/apis/networking.k8s.io/v1/networkpolicies", PolicyView, store=_Rules(self.model, self.enforcer)),
-            reflect("/api/v1/pods", PodView, store=_Pods(self.model, self.enforcer, self._seen)),
+        watches = feed.watches(
+            self._client, self.model, changed=self.enforcer.wake, local=self._seen, random=self._random
         )
         async with asyncio.TaskGroup() as group:
             for watch in watches:
@@ -112,12 +107,12 @@ class Policies:
                 await watch.synced()
             self.enforcer.start(self._leases(), nodes=[node])
             _log.info("policies are in force", pods=len(self.model.pods()), policies=len(self.model.policies()))
-            group.create_task(self.enforcer.run(again=AGAIN_SECONDS))
+            group.create_task(self.enforcer.run())
             for lease in self._leases():
                 self._seen(lease.pod.namespace, lease.pod.name)
             while True:
                 await asyncio.sleep(AGAIN_SECONDS)
-                self.enforcer.settle(self._leases)
+                self.enforcer.settle(self._leases())
 
     async def prepare(self, lease: Lease) -> None:
         """As the enforcer's; other nodes are told of the pod's addresses meanwhile."""
@@ -135,17 +130,24 @@ class Policies:
     def _seen(self, namespace: str, name: str) -> None:
         """A pod of ours may not say yet by which address it calls Services."""
         for lease in self._leases():
-            if lease.kind is Kind.EXCLUSIVE and (lease.pod.namespace, lease.pod.name) == (namespace, name):
-                pod = self.model.pod(namespace, name)
-                if pod is not None and lease.pod.uid in pod.uids and pod.service_address != str(lease.service_address):
-                    self._unwritten.put_nowait(lease)
+            if (lease.pod.namespace, lease.pod.name) == (namespace, name) and self._is_untold(lease):
+                self._unwritten.put_nowait(lease)
+
+    def _is_untold(self, lease: Lease) -> bool:
+        pod = self.model.pod(lease.pod.namespace, lease.pod.name)
+        return (
+            lease.kind is Kind.EXCLUSIVE
+            and pod is not None
+            and lease.pod.uid in pod.uids
+            and pod.service_address != str(lease.service_address)
+        )
 
     async def _write(self) -> None:
         """Annotate exclusive pods, one after the other."""
         while True:
             lease = await self._unwritten.get()
             for delay in full_jitter(base=0.5, cap=30, random=self._random):
-                if lease not in self._leases():
+                if lease not in self._leases() or not self._is_untold(lease):
                     break
                 try:
                     await self._annotate(lease)
@@ -162,63 +164,6 @@ class Policies:
         meta = {"uid": lease.pod.uid, "annotations": notes}
         path = f"/api/v1/namespaces/{lease.pod.namespace}/pods/{lease.pod.name}"
         await self._client.request("PATCH", path, body={"metadata": meta}, content_type=MERGE)
-
-
-class _Namespaces:
-    def __init__(self, model: Model, enforcer: Enforcer) -> None:
-        self._model = model
-        self._enforcer = enforcer
-
-    def put(self, _key: str, item: NamespaceView) -> None:
-        self._model.put_namespace(item)
-        self._enforcer.wake()
-
-    def drop(self, key: str, _version: int = 0, /) -> None:
-        self._model.drop_namespace(key)
-        self._enforcer.wake()
-
-    def listed(self, keys: set[str]) -> None:
-        for key in self._model.namespaces() - keys:
-            self.drop(key)
-
-
-class _Rules:
-    def __init__(self, model: Model, enforcer: Enforcer) -> None:
-        self._model = model
-        self._enforcer = enforcer
-
-    def put(self, _key: str, item: PolicyView) -> None:
-        self._model.put_policy(item)
-        self._enforcer.wake()
-
-    def drop(self, key: str, _version: int = 0, /) -> None:
-        self._model.drop_policy(*key.split("/", 1))
-        self._enforcer.wake()
-
-    def listed(self, keys: set[str]) -> None:
-        for key in self._model.policies() - keys:
-            self.drop(key)
-
-
-class _Pods:
-    def __init__(self, model: Model, enforcer: Enforcer, seen: Callable[[str, str], None]) -> None:
-        self._model = model
-        self._enforcer = enforcer
-        self._seen = seen
-
-    def put(self, _key: str, item: PodView) -> None:
-        self._model.put_pod(item)
-        self._enforcer.wake()
-        if self._model.is_local(item.metadata.namespace, item.metadata.name):
-            self._seen(item.metadata.namespace, item.metadata.name)
-
-    def drop(self, key: str, _version: int = 0, /) -> None:
-        self._model.drop_pod(*key.split("/", 1))
-        self._enforcer.wake()
-
-    def listed(self, keys: set[str]) -> None:
-        for key in self._model.pods() - keys:
-            self.drop(key)
 
 
 async def keep(policies: Policies | None, books: Books) -> None:

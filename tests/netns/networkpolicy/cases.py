@@ -20,8 +20,16 @@ _IN = {"matchExpressions": [{"key": "pod", "operator": "In", "values": ["a", "b"
 _NOT_IN = {"matchExpressions": [{"key": "pod", "operator": "NotIn", "values": ["a"]}]}
 _EXISTS = {"matchExpressions": [{"key": "pod", "operator": "Exists"}]}
 _MISSING = {"matchExpressions": [{"key": "pod", "operator": "DoesNotExist"}]}
-_PODS = ({}, {"matchLabels": {"pod": "a"}}, {"matchLabels": {"pod": "none"}}, _IN, _NOT_IN, _EXISTS, _MISSING)
-_SPACES = (
+_PODS: tuple[Json, ...] = (
+    {},
+    {"matchLabels": {"pod": "a"}},
+    {"matchLabels": {"pod": "none"}},
+    _IN,
+    _NOT_IN,
+    _EXISTS,
+    _MISSING,
+)
+_SPACES: tuple[Json, ...] = (
     {},
     {"matchLabels": {"ns": "y"}},
     {"matchLabels": {"kubernetes.io/metadata.name": "z"}},
@@ -104,7 +112,12 @@ def ports(_made: Cluster) -> Iterator[Case]:
         [{"port": 80, "weight": 1}],
     ]
     for way, (number, given) in product(("ingress", "egress"), enumerate(kinds)):
-        choice = (None, [{"namespaceSelector": {"matchLabels": {"ns": "y"}}}], [{"podSelector": {}}])[number % 3]
+        choices: tuple[list[Json] | None, ...] = (
+            None,
+            [{"namespaceSelector": {"matchLabels": {"ns": "y"}}}],
+            [{"podSelector": {}}],
+        )
+        choice = choices[number % 3]
         yield _one(f"{way} ports {given} peers {choice}", _policy(way, [_rule(way, choice, given)]))
     block = [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/28"]}}]
     for way in ("ingress", "egress"):

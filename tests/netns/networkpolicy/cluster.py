@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -19,7 +19,7 @@ from tests.property.networkpolicy.worlds import view
 SPACES = ("x", "y", "z")
 NAMES = ("a", "b", "c")
 PORTS = (80, 81)
-LAYOUT = {
+LAYOUT: dict[Kind, Callable[[Vpc, Node, Namespace], Lease]] = {
     Kind.SHARED: shared_lease,
     Kind.ROUTED: routed_lease,
 }
@@ -146,7 +146,7 @@ class Cluster:
             for packet in packets
             if allowed(self.world, packet.source, packet.destination, packet.protocol, packet.port)
         }
-        arrived = self.prober.try_all(packets)
+        arrived = self.prober.try_all(packets, awaited=expected)
         names = {str(member.lease.address): f"{name} {member.lease.kind}" for name, member in self.members.items()}
 
         def told(some: set[Packet]) -> list[str]:
@@ -168,7 +168,7 @@ async def cluster(vpc: Vpc, nodes: tuple[Node, Node], *, iptables: str = "iptabl
             enforcer = Enforcer(Model(4), path=node.path, iptables=iptables, wait_seconds=20)
             stack.callback(enforcer.close)
             enforcer.start((), nodes=[node.address])
-            task = group.create_task(enforcer.run(again=3600))
+            task = group.create_task(enforcer.run())
             stack.callback(task.cancel)
             enforcers.append(enforcer)
         made = Cluster(vpc, nodes, enforcers, stack.enter_context(Prober()))

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.netns.datapath.conftest import nodes, vpc
+from tests.netns.datapath.conftest import nodes, outside, vpc
 from tests.netns.datapath.fabric import Node, Vpc
 from tests.netns.networkpolicy.cluster import Cluster, cluster, nine
 
-__all__ = ["nodes", "vpc"]
+__all__ = ["nodes", "outside", "vpc"]
 
 
 @pytest.fixture

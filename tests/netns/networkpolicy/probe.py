@@ -6,9 +6,11 @@ are given a packet behind the namespace's own filters.
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -19,6 +21,7 @@ from tests.netns.datapath.fabric import Namespace, inside
 
 PROTOCOLS: Final = {"TCP": 6, "UDP": 17, "SCTP": 132}
 _MARK: Final = b"eniway"
+_PATIENCE: Final = 3.0
 
 
 class Packet(NamedTuple):
@@ -84,15 +87,21 @@ class Prober:
             return
 
     def arrived(self) -> set[Packet]:
-        """All that arrived since the last call. veth delivers before send(2) returns, so nothing is under way."""
+        """All that arrived since the last call. veth delivers before send(2) returns, unless the machine is busy."""
         return {packet for end in self.ends.values() for packet in self._read(end)}
 
-    def try_all(self, packets: Sequence[Packet]) -> set[Packet]:
-        """Send them; those that arrived."""
+    def try_all(self, packets: Sequence[Packet], *, awaited: Collection[Packet] = ()) -> set[Packet]:
+        """Send them; those that arrived. ``awaited`` are given time: what was sent before has come by then, too."""
         self.arrived()
         for packet in packets:
             self.send(packet)
-        return self.arrived() & set(packets)
+        found = self.arrived()
+        listening = [made for end in self.ends.values() for made in end.into.values()]
+        deadline = time.monotonic() + _PATIENCE
+        while not found.issuperset(awaited) and (left := deadline - time.monotonic()) > 0:
+            select.select(listening, [], [], left)
+            found |= self.arrived()
+        return found & set(packets)
 
     @staticmethod
     def _read(end: End) -> Iterator[Packet]:

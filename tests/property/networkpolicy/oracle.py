@@ -39,7 +39,7 @@ def addresses(pod: Json) -> list[str]:
     """Where it is heard from."""
     found = [entry["ip"] for entry in pod.get("status", {}).get("podIPs", [])]
     other = pod["metadata"].get("annotations", {}).get("eniway.io/service-address")
-    return found + [other] if found and other else found
+    return [*found, other] if found and other else found
 
 
 def allowed(world: World, source: str, destination: str, protocol: str | None, port: int | None) -> bool:
@@ -50,7 +50,7 @@ def allowed(world: World, source: str, destination: str, protocol: str | None, p
     return receiver is None or _leaves(world, receiver, "Ingress", source, receiver, protocol, port)
 
 
-def _leaves(
+def _leaves(  # noqa: PLR0917 -- as above
     world: World, pod: Json, direction: str, other: str, receiver: Json | None, protocol: str | None, port: int | None
 ) -> bool:
     isolated = False
@@ -81,7 +81,7 @@ def _types(spec: Json) -> list[str]:
     return ["Ingress", "Egress"] if spec.get("egress") else ["Ingress"]
 
 
-def _is_peer(world: World, policy: Json, peer: Json, other: str) -> bool:
+def _is_peer(world: World, policy: Json, peer: Json, other: str) -> bool:  # noqa: PLR0911 -- case by case
     if set(peer) - {"podSelector", "namespaceSelector", "ipBlock"}:
         return False
     if "ipBlock" in peer:

@@ -12,8 +12,8 @@ from datapath.ipset import Element
 from networkpolicy import change, render
 from networkpolicy.model import Model
 from networkpolicy.terms import PROTOCOLS as NUMBERS
-from networkpolicy.terms import Direction, Verdict
-from networkpolicy.views import PodView, PolicyView
+from networkpolicy.terms import Direction, Verdict, set_name
+from networkpolicy.views import NamespaceView, PodView, PolicyView
 from tests.property.networkpolicy import worlds
 from tests.property.networkpolicy.oracle import Json, World, addresses, allowed, is_live
 from tests.property.networkpolicy.worlds import fill, lease, view
@@ -121,7 +121,7 @@ def tell(model: Model, kind: str, made: Json) -> None:
                 if (endpoint.lease.pod.namespace, endpoint.lease.pod.name) == (meta["namespace"], meta["name"]):
                     model.detach(key)
         case "space":
-            model.put_namespace(view(worlds.NamespaceView, made))
+            model.put_namespace(view(NamespaceView, made))
         case "policy":
             model.put_policy(view(PolicyView, made))
         case "dropped":
@@ -150,7 +150,7 @@ def test_how_the_world_came_about_makes_no_difference(history: tuple[World, list
         tell(model, kind, made)
         if number in together:
             continue
-        news = {render.set_name(ref, 4): found for ref, found in model.take().members.items()}
+        news = {set_name(ref, 4): found for ref, found in model.take().members.items()}
         wanted = render.node(model.endpoints.values(), 4)
         due = change.follow(layout, wanted, news, model.members)
         for name, _, elements in due.make:

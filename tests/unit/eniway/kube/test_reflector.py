@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from eniway.kube.client import Connection, KubeClient
-from eniway.kube.reflector import Reflector
+from eniway.kube.reflector import Reflector, Store
 from eniway.kube.views import Node
 
 Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -77,7 +77,9 @@ def watch(*events: tuple[str, dict[str, Any]], end: str = "never") -> Reply:
 
 
 @asynccontextmanager
-async def reflecting(*replies: Reply) -> AsyncIterator[tuple[Script, Reflector[Node]]]:
+async def reflecting(
+    *replies: Reply, store: Store[Node] | None = None
+) -> AsyncIterator[tuple[Script, Reflector[Node]]]:
     script = Script()
     script.replies += replies
     app = web.Application()
@@ -85,7 +87,7 @@ async def reflecting(*replies: Reply) -> AsyncIterator[tuple[Script, Reflector[N
     async with TestServer(app, shutdown_timeout=0.1) as server:
         connection = Connection(str(server.make_url("")).rstrip("/"), ssl.create_default_context(), lambda: None)
         async with KubeClient(connection) as client:
-            reflector = Reflector(client, "/api/v1/nodes", Node, random=Random(1))
+            reflector = Reflector(client, "/api/v1/nodes", Node, random=Random(1), store=store)
             task = asyncio.ensure_future(reflector.run())
             try:
                 async with asyncio.timeout(30):
@@ -178,3 +180,44 @@ async def test_one_object_of_the_wrong_shape_hides_no_other() -> None:
         watch(("ADDED", node("c", 8)), ("MODIFIED", node("a", 9, podCIDR=[]))),
     ) as (_, reflector):
         await names(reflector, "c")
+
+
+class Noted:
+    """A store that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, ...]] = []
+
+    def put(self, key: str, item: Node) -> None:
+        self.told.append(("put", key, item.spec.pod_cidr))
+
+    def drop(self, key: str) -> None:
+        self.told.append(("drop", key))
+
+    def listed(self, keys: set[str]) -> None:
+        self.told.append(("listed", *sorted(keys)))
+
+
+async def test_a_store_is_told_instead_page_by_page_and_what_is_there_at_the_end_of_a_list() -> None:
+    """So that it can keep less; after 410 Gone the list says again what there is, and so what has gone."""
+    store = Noted()
+    async with reflecting(
+        listing(node("a", 1, podCIDR="c1"), version=7, more="next"),
+        listing(node("b", 2), version=7),
+        watch(("MODIFIED", node("a", 8, podCIDR="c2")), ("DELETED", node("b", 9)), end="orderly"),
+        status(410),
+        listing(node("c", 20), version=20),
+        store=store,
+    ) as (_, reflector):
+        while ("listed", "c") not in store.told:
+            await reflector.changed(reflector.generation)
+        assert not reflector.items
+    assert store.told == [
+        ("put", "a", "c1"),
+        ("put", "b", ""),
+        ("listed", "a", "b"),
+        ("put", "a", "c2"),
+        ("drop", "b"),
+        ("put", "c", ""),
+        ("listed", "c"),
+    ]
