@@ -1,7 +1,7 @@
 """``eniway explain``, by the API server's objects of now.
 
-``explain POD``: why it is Pending, node by node. ``explain SRC DST PORT``: which policy lets a packet pass, or what drops
-it.
+``explain POD``: why it is Pending, node by node. ``explain SRC DST PORT``: which policy lets a packet pass, or
+what drops it.
 """
 
 from __future__ import annotations

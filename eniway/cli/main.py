@@ -20,7 +20,6 @@ VERBS: Final[tuple[Verb, ...]] = (
     status.VERB,
     pods.VERB,
     trace.VERB,
-    explain.VERB,
 )
 
 
