@@ -29,11 +29,22 @@ Written by `make manifests` from [eniway/config.py](../eniway/config.py), which 
 | key | value | default | meaning |
 |---|---|---|---|
 """
+_EXTENDER: Final = """
+## The scheduler's extender
+
+`eniway extender --config FILE` reads a file of its own, by the same rules; without one every key has its default.
+
+| key | value | default | meaning |
+|---|---|---|---|
+"""
 
 
 def page() -> str:
     """The page as it has to be; ValueError names a key that is not explained."""
-    return _HEAD + "".join(f"| {' | '.join(row)} |\n" for row in rows(config.NodeConfig))
+    tables = (
+        "".join(f"| {' | '.join(row)} |\n" for row in rows(of)) for of in (config.NodeConfig, config.ExtenderConfig)
+    )
+    return _HEAD + _EXTENDER.join(tables)
 
 
 def rows(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
@@ -65,7 +76,7 @@ def explained(struct: type) -> dict[str, str]:
     return found
 
 
-def value(kind: types.Type) -> str:  # noqa: PLR0911 -- a table
+def value(kind: types.Type) -> str:  # noqa: C901, PLR0911 -- a table
     """What may stand there, in words."""
     match kind:
         case types.LiteralType(values=values):
@@ -85,6 +96,8 @@ def value(kind: types.Type) -> str:  # noqa: PLR0911 -- a table
             return _between(f"map of {value(key)} to {value(item)}", low, None, high)
         case types.UnionType(types=(one, types.NoneType())):
             return value(one)
+        case types.UnionType(types=(one, types.LiteralType(values=values))):
+            return f"{value(one)}, or {', '.join(f'`{other}`' for other in values)}"
         case types.BoolType():
             return "`true` or `false`"
         case _:

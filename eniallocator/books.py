@@ -348,7 +348,7 @@ class Books:
     # -- what others get to know
 
     def capacity(self) -> Mapping[str, Capacity]:
-        """Of ``slots``, ``addresses`` and ``routed``, in the four words."""
+        """Of ``slots``, ``addresses``, ``services`` and ``routed``, in the four words."""
         return self._capacity(self._views())
 
     def status(self) -> dict[str, Any]:
@@ -362,6 +362,9 @@ class Books:
             enis=self._inventory.enis.values(),
             cards={view.token: view for view in views},
             capacity=capacity,
+            most=publish.most(capacity, self._pool.limits(), routed=self._inventory.pods.size),
+            holders=publish.holders(self._inventory.leases.values()),
+            wish=self._config.default_wish,
             conditions=self._conditions.judge(
                 started=self._pool.started,
                 addresses=publish.free_by_default(capacity, self._config.default_wish),
@@ -565,6 +568,7 @@ class Books:
         return {
             "slots": publish.slot_capacity(views, self._pool.limits()),
             "addresses": self._addresses(views),
+            "services": publish.service_capacity(views, self._pool.limits()),
             "routed": self._routed.capacity(self._clock.monotonic()),
         }
 

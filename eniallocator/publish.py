@@ -12,8 +12,8 @@ from typing import Any
 from eniallocator.conditions import Condition
 from eniallocator.lifecycle import COMING, State
 from eniallocator.plan import CardView, Limits
-from eniallocator.records import EniRecord, Identity, Use
-from eniway.model import Capacity, VSwitchId, Wish
+from eniallocator.records import EniRecord, Identity, LeaseRecord, Use
+from eniway.model import Capacity, Kind, PodUid, Slot, VSwitchId, Wish
 
 
 def slot_capacity(cards: Sequence[CardView], limits: Limits | None) -> Capacity:
@@ -80,6 +80,43 @@ def address_capacity(cards: Sequence[CardView], limits: Limits | None, *, stock:
     )
 
 
+def service_capacity(cards: Sequence[CardView], limits: Limits | None) -> Capacity:
+    """Secondary addresses of the primary ENI, for exclusive pods' way to Services, in the four words."""
+    primary = [card for card in cards if card.use is Use.PRIMARY]
+    growable = 0
+    if limits is not None:
+        for card in primary:
+            room = max(0, limits.secondary - card.total) if card.vswitch_id not in limits.empty_vswitches else 0
+            growable += card.arriving + room
+    return Capacity(
+        in_service=sum(card.used + len(card.free) + card.cooling + card.stuck for card in primary),
+        growable=growable,
+        cooling=sum(card.cooling for card in primary),
+        orphaned=sum(card.stuck for card in primary),
+        used=sum(card.used for card in primary),
+    )
+
+
+def most(capacity: Mapping[str, Capacity], limits: Limits | None, *, routed: int) -> dict[str, int]:
+    """What the instance could have at best, whatever is in stock; never less than what is used.
+
+    ``routed``: addresses of the podCIDR. What does not change with the cloud's state can be counted by the scheduler.
+    """
+    best = {"routed": routed}
+    if limits is not None:
+        either = limits.exclusive_slots | limits.moving_slots if limits.auto else frozenset[Slot]()
+        best["slots"] = len(limits.exclusive_slots | either)
+        best["addresses"] = len(limits.shared_slots | either) * limits.secondary
+        best["services"] = limits.secondary
+    return {what: max(best.get(what, 0), words.used) for what, words in capacity.items()}
+
+
+def holders(leases: Collection[LeaseRecord]) -> dict[str, list[PodUid]]:
+    """Who holds what: UIDs of pods, sorted."""
+    kinds = {Kind.EXCLUSIVE: "slots", Kind.SHARED: "addresses", Kind.ROUTED: "routed"}
+    return {what: sorted({lease.pod.uid for lease in leases if lease.kind is kind}) for kind, what in kinds.items()}
+
+
 def free(capacity: Capacity) -> int:
     """What more pods can have."""
     return max(0, capacity.in_service + capacity.growable - capacity.cooling - capacity.orphaned - capacity.used)
@@ -103,14 +140,18 @@ def node_network(
     enis: Collection[EniRecord],
     cards: Mapping[str, CardView],
     capacity: Mapping[str, Capacity],
+    most: Mapping[str, int],
+    holders: Mapping[str, Sequence[PodUid]],
+    wish: Wish,
     conditions: Sequence[Condition],
 ) -> dict[str, Any]:
-    """The status of a NodeNetwork; ``cards`` by token."""
+    """The status of a NodeNetwork; ``cards`` by token, ``most`` and ``holders`` by what is counted."""
     return {
         "instanceID": identity.instance_id,
         "instanceType": identity.instance_type,
         "zone": identity.zone,
         "vSwitches": list(vswitches),
+        "defaultNetwork": str(wish),
         "capacity": {
             what: {
                 "inService": words.in_service,
@@ -119,9 +160,11 @@ def node_network(
                 "orphaned": words.orphaned,
                 "used": words.used,
                 "free": free(words),
+                "most": most[what],
             }
             for what, words in capacity.items()
         },
+        "holders": {what: list(uids) for what, uids in holders.items()},
         "cards": [
             _card(eni, cards[eni.token]) for eni in sorted(enis, key=lambda eni: eni.slot or 0) if eni.slot is not None
         ],

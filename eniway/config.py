@@ -105,6 +105,43 @@ class OperatorConfig(_Strict, frozen=True):
     """[HOST]:PORT of /metrics and /healthz."""
 
 
+class ExtenderWeights(_Strict, frozen=True):
+    """How much each term of a node's score counts against the others; 0 leaves it out."""
+
+    shared: Annotated[float, msgspec.Meta(ge=0)] = 6
+    """A pod that says nothing gets an address of an ENI rather than one of the podCIDR."""
+    warm: Annotated[float, msgspec.Meta(ge=0)] = 4
+    """It can be served without a call of the cloud."""
+    packed: Annotated[float, msgspec.Meta(ge=0)] = 2
+    """An exclusive pod joins others, so that whole instances keep their slots."""
+    stock: Annotated[float, msgspec.Meta(ge=0)] = 1
+    """The node's vSwitches have more left than others'."""
+
+
+class ExtenderConfig(_Strict, frozen=True):
+    """Configuration of ``eniway extender``, a file of its own."""
+
+    address: str = "127.0.0.1:9532"
+    """[HOST]:PORT of the extender protocol, /metrics, /healthz and /readyz."""
+    tls_certificate: str = ""
+    """PEM file to serve https with; empty: plain HTTP, which does between containers of one pod."""
+    tls_key: str = ""
+    """PEM file of its key; both or neither."""
+    journal: str = "/var/lib/eniway-extender/holds.jsonl"
+    """File of the places that are held: it has to outlive the container."""
+    offer: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
+    """Most nodes answered for a pod, a place held on each. More leave more to the scheduler's own scoring; with fewer,
+    pods that come together stand in each other's way less. Where room is short it is one."""
+    other_nodes: Literal["refuse", "pass"] = "refuse"
+    """Nodes that have no NodeNetwork: virtual nodes, or nodes with another pod network."""
+    max_request_bytes: Annotated[int, msgspec.Meta(ge=65536, le=1 << 30)] = 8 << 20
+    """Largest request; whole Nodes (nodeCacheCapable: false) take some 20 KiB each, names some 30 bytes."""
+    weights: ExtenderWeights = ExtenderWeights()
+    """What a node's score is made of."""
+    log_level: Annotated[str, msgspec.Meta(pattern="^(debug|info|warning|error)$")] = "info"
+    """What is logged."""
+
+
 class NodeConfig(_Strict, frozen=True):
     """Configuration of ``eniway node``, and of ``eniway operator``, which reads the same file."""
 
@@ -211,6 +248,27 @@ def parse(text: str, *, source: str) -> NodeConfig:
     if bool(config.operator.region) != bool(config.operator.vpc):
         raise BadConfig(f"{source}: `$.operator`: expected both of region and vpc, or neither")
     return config
+
+
+def parse_extender(text: str, *, source: str) -> ExtenderConfig:
+    """As ``parse``, for the extender."""
+    try:
+        config = msgspec.yaml.decode(text or "{}", type=ExtenderConfig, strict=True)
+    except msgspec.ValidationError as error:
+        raise BadConfig(f"{source}: {error}") from error
+    except msgspec.DecodeError as error:
+        raise BadConfig(f"{source}: not YAML: {error}") from error
+    if bool(config.tls_certificate) != bool(config.tls_key):
+        raise BadConfig(f"{source}: `$.tls_certificate`: expected both of tls_certificate and tls_key, or neither")
+    return config
+
+
+def load_extender(path: Path) -> ExtenderConfig:
+    """Read and parse the extender's configuration file."""
+    try:
+        return parse_extender(path.read_text(encoding="utf-8"), source=str(path))
+    except OSError as error:
+        raise BadConfig(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def load(path: Path) -> NodeConfig:

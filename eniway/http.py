@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 
 from aiohttp import web
@@ -37,9 +38,11 @@ def application(unhealthy: Callable[[], str | None], refresh: Callable[[], None]
     return app
 
 
-async def serve(app: web.Application, *, host: str | None, port: int) -> web.AppRunner:
+async def serve(
+    app: web.Application, *, host: str | None, port: int, tls: ssl.SSLContext | None = None
+) -> web.AppRunner:
     """Start serving; the caller cleans the runner up."""
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
-    await web.TCPSite(runner, host, port, reuse_address=True).start()
+    await web.TCPSite(runner, host, port, reuse_address=True, ssl_context=tls).start()
     return runner

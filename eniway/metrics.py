@@ -70,6 +70,25 @@ SWEEP_REPAIRS: Final = Counter(
 SWEEP_FAILURES: Final = Counter(
     "eniway_sweep_failures", "Sweeps that could not compare books and kernel at all.", registry=REGISTRY
 )
+EXTENDER_SECONDS: Final = Histogram(
+    "eniway_extender_request_seconds",
+    "Time to answer the scheduler, by verb and result: some, none (unschedulable), retry, error.",
+    ["verb", "result"],
+    buckets=(0.00025, *_SECONDS),
+    registry=REGISTRY,
+)
+EXTENDER_HOLDS: Final = Gauge(
+    "eniway_extender_held_pods", "Pods that places are held for until they are seen bound.", registry=REGISTRY
+)
+EXTENDER_REFUSED: Final = Gauge(
+    "eniway_extender_refused_pods", "Pods that no node had room for when the scheduler last asked.", registry=REGISTRY
+)
+EXTENDER_WAKES: Final = Counter(
+    "eniway_extender_wakes", "Nodes marked so that the scheduler tries waiting pods again.", registry=REGISTRY
+)
+JOURNAL_FAILURES: Final = Counter(
+    "eniway_extender_journal_failures", "Places held that could not be written down.", registry=REGISTRY
+)
 BANDWIDTH_DROPS: Final = Counter(
     "eniway_bandwidth_drops",
     "Packets dropped because a pod's bandwidth was used up and its queue full, as the pod sees the direction.",

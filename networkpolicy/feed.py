@@ -46,7 +46,7 @@ class _Namespaces:
         self._model.put_namespace(item)
         self._changed()
 
-    def drop(self, key: str) -> None:
+    def drop(self, key: str, _version: int = 0, /) -> None:
         self._model.drop_namespace(key)
         self._changed()
 
@@ -64,7 +64,7 @@ class _Policies:
         self._model.put_policy(item)
         self._changed()
 
-    def drop(self, key: str) -> None:
+    def drop(self, key: str, _version: int = 0, /) -> None:
         namespace, name = key.split("/", 1)
         self._model.drop_policy(namespace, name)
         self._changed()
@@ -87,7 +87,7 @@ class _Pods:
         if self._model.is_local(namespace, name):
             self._local(namespace, name)
 
-    def drop(self, key: str) -> None:
+    def drop(self, key: str, _version: int = 0, /) -> None:
         namespace, name = key.split("/", 1)
         self._model.drop_pod(namespace, name)
         self._changed()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from vpcbox.cluster import images
 from vpcbox.cluster.cluster import Cluster
 from vpcbox.cluster.components.build import ComponentSet
 from vpcbox.control import reason
@@ -17,6 +18,9 @@ from vpcbox.processes import BoxContext, Node
 CHECKOUT = Path(__file__).parents[1]
 IMAGE = CHECKOUT / "build" / "eniway-image.tar"
 OVERLAY = CHECKOUT / "manifests" / "overlays" / "box"
+CONTROL_PLANE = CHECKOUT / "manifests" / "control-plane"
+EXTENDER = "eniway-extender"
+_KUBECONFIG = "--kubeconfig="
 NAMESPACE = "kube-system"
 CONFIG_MAP = "eniway-config"
 SECRET = "eniway-credentials"  # noqa: S105 - a name
@@ -58,7 +62,24 @@ class Installation:
         await self._cluster.load_image(IMAGE, nodes)
         self._box.stage("eniway: manifests")
         await self._run("apply", "--server-side", "--kustomize", str(self._write()))
+        self._box.stage("eniway: beside the scheduler")
+        await self._extend_scheduler()
         await self._wait(nodes)
+
+    async def _extend_scheduler(self) -> None:
+        """Run the sidecar of the static pod in manifests/control-plane, from the image, with its scheduler settings."""
+        root = self._box.control.directory / "eniway"
+        await asyncio.to_thread(images.unpack, IMAGE, root)
+        pod = yaml.safe_load((CONTROL_PLANE / "kube-scheduler.yaml").read_text())
+        (sidecar,) = (one for one in pod["spec"]["containers"] if one["name"] == EXTENDER)
+        (kubeconfig,) = (word.removeprefix(_KUBECONFIG) for word in sidecar["args"] if word.startswith(_KUBECONFIG))
+        await self._cluster.extend_scheduler(
+            yaml.safe_load((CONTROL_PLANE / "scheduler.yaml").read_text()),
+            ["/usr/bin/eniway", *sidecar["args"]],
+            user=f"system:serviceaccount:{NAMESPACE}:{EXTENDER}",
+            kubeconfig=Path(kubeconfig),
+            root=root,
+        )
 
     async def extend(self, node: Node) -> None:
         """Bring it to one more node."""

@@ -1,4 +1,8 @@
-"""``eniway explain``: which policy lets a packet pass, or what drops it, by the API server's objects of now."""
+"""``eniway explain``, by the API server's objects of now.
+
+``explain POD``: why it is Pending, node by node. ``explain SRC DST PORT``: which policy lets a packet pass, or
+what drops it.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +21,19 @@ if TYPE_CHECKING:
 
 
 def _arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SRC", help="namespace/pod, or an address")
-    parser.add_argument("destination", metavar="DST", help="as SRC")
-    parser.add_argument("port", metavar="PORT", help="destination port, as 80 or 53/UDP")
+    parser.add_argument("source", metavar="POD|SRC", help="[namespace/]pod; as SRC namespace/pod, or an address")
+    parser.add_argument("destination", metavar="DST", nargs="?", help="as SRC")
+    parser.add_argument("port", metavar="PORT", nargs="?", help="destination port, as 80 or 53/UDP")
     parser.add_argument("--kubeconfig", type=Path, help="default: $KUBECONFIG, or ~/.kube/config")
 
 
 def _run(options: Namespace) -> int:
+    if options.destination is None:
+        from eniway.extender.explain import main  # noqa: PLC0415 -- a second of imports
+
+        return main(options.source, options.kubeconfig)
+    if options.port is None:
+        raise InvalidRequest("PORT: expected one behind SRC and DST, there is none")
     answer = asyncio.run(_ask(options))
     sys.stdout.write("".join(f"{line}\n" for line in ("passes" if answer.passes else "dropped", *answer.reasons)))
     return OK if answer.passes else NOT_WELL
@@ -53,4 +63,4 @@ async def _ask(options: Namespace) -> Answer:
     return explain(model, options.source, options.destination, protocol, int(number))
 
 
-VERB: Final = Verb("explain", "which NetworkPolicy lets a packet pass, or what drops it", _arguments, _run)
+VERB: Final = Verb("explain", "why a pod is Pending, or which NetworkPolicy lets a packet pass", _arguments, _run)

@@ -8,17 +8,18 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Final
 
-from eniway.cli import explain, node, operator, pods, status, trace
+from eniway.cli import explain, extender, node, operator, pods, status, trace
 from eniway.cli.verb import FAILED, Verb
 from eniway.errors import EniwayError
 
 VERBS: Final[tuple[Verb, ...]] = (
     node.VERB,
     operator.VERB,
+    extender.VERB,
+    explain.VERB,
     status.VERB,
     pods.VERB,
     trace.VERB,
-    explain.VERB,
 )
 
 

@@ -3,7 +3,7 @@
 In a pod the connection is made from the three files every container gets (Kubernetes docs, "Accessing the API from a
 Pod"): the node daemon writes two kinds of object, and the full client library would add 20 MiB and half a second to
 each node for it.
-Outside a cluster, ``from_kubeconfig`` leaves the many ways of a kubeconfig to that library.
+Outside a cluster, ``from_kubeconfig`` reads a plain kubeconfig itself and leaves its many other ways to that library.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import aiohttp
 import msgspec
 
 from eniway.errors import KubeError
+from eniway.kube.kubeconfig import plain
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 APPLY = "application/apply-patch+yaml"
@@ -60,6 +61,8 @@ def in_cluster(environ: Mapping[str, str] = os.environ, directory: Path = SERVIC
 
 async def from_kubeconfig(path: Path | None) -> Connection:
     """The connection of the current context of a kubeconfig (``path``, or $KUBECONFIG, or ~/.kube/config)."""
+    if path is not None and (found := plain(path)) is not None:
+        return Connection(*found)
     from kubernetes.aio import client, config  # noqa: PLC0415 -- half a second that only the command line pays
 
     settings = client.Configuration()

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from random import Random
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -64,8 +64,8 @@ class Store(Protocol[_T_contra]):
         """It is there, or is now as told."""
         ...
 
-    def drop(self, key: str) -> None:
-        """It is gone; one that is not known is no error."""
+    def drop(self, key: str, version: int, /) -> None:
+        """It is gone; one that is not known is no error. ``version``: resource version of that news."""
         ...
 
     def listed(self, keys: set[str]) -> None:
@@ -191,7 +191,7 @@ class Reflector(Generic[_V]):
                 self._items[key] = item
             if self._store is not None:
                 if item is None:
-                    self._store.drop(key)
+                    self._store.drop(key, number(meta.resource_version))
                 else:
                     self._store.put(key, item)
             self._announce()
@@ -224,3 +224,18 @@ def _decoded(raw: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[_T], path: 
 
 def _key(meta: Meta) -> str:
     return f"{meta.namespace}/{meta.name}" if meta.namespace else meta.name
+
+
+def number(version: str) -> int:
+    """Resource versions are etcd's revisions: later is greater, for all that one etcd keeps (KEP-5504). 0: not one."""
+    return int(version) if version.isdecimal() else 0
+
+
+async def either_changed(*seen: tuple[Reflector[Any], int]) -> None:
+    """Return once one of several copies has moved on from the generation beside it."""
+    tasks = [asyncio.ensure_future(copy.changed(since)) for copy, since in seen]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

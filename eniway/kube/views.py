@@ -9,6 +9,7 @@ import msgspec
 import msgspec.structs
 
 from eniway import names
+from eniway.model import Wish
 
 
 class OwnerReference(msgspec.Struct, frozen=True, gc=False):
@@ -40,6 +41,11 @@ class Meta(Protocol):
     @property
     def namespace(self) -> str:
         """Empty for objects of the cluster."""
+        ...
+
+    @property
+    def resource_version(self) -> str:
+        """Of the last change."""
         ...
 
 
@@ -98,10 +104,18 @@ class NodeSpec(msgspec.Struct, frozen=True, gc=False):
     provider_id: str = msgspec.field(default="", name="providerID")
 
 
+class Resources(msgspec.Struct, frozen=True, gc=False):
+    """Those of ours in a list of resources."""
+
+    addresses: str | int | None = msgspec.field(default=None, name=names.RESOURCE_ENI_IP)
+
+
 class NodeStatus(msgspec.Struct, frozen=True, gc=False):
     """Of a Node."""
 
     conditions: tuple[Condition, ...] = ()
+    capacity: Resources = Resources()
+    allocatable: Resources = Resources()
 
 
 class Node(msgspec.Struct, frozen=True, gc=False):
@@ -112,10 +126,25 @@ class Node(msgspec.Struct, frozen=True, gc=False):
     status: NodeStatus = NodeStatus()
 
 
+class Most(msgspec.Struct, frozen=True, gc=False):
+    """Of one thing that a node has, how many at best."""
+
+    most: int = 0
+
+
+class NodeCapacity(msgspec.Struct, frozen=True, gc=False):
+    """Of a NodeNetwork."""
+
+    addresses: Most = Most()
+    routed: Most = Most()
+
+
 class NodeNetworkStatus(msgspec.Struct, frozen=True, gc=False):
     """Of a NodeNetwork."""
 
     instance_id: str = msgspec.field(default="", name="instanceID")
+    default: Wish = msgspec.field(default=Wish.SHARED, name="defaultNetwork")
+    capacity: NodeCapacity = NodeCapacity()
     vswitches: tuple[str, ...] = msgspec.field(default=(), name="vSwitches")
     conditions: tuple[Condition, ...] = ()
 

@@ -30,6 +30,7 @@ from eniway.kube.events import ObjectRef, Recorder
 from eniway.kube.lease import LeaderLock
 from eniway.kube.reflector import Reflector
 from eniway.kube.views import Node, NodeNetwork
+from eniway.operator.counts import Counts
 from eniway.operator.reclaim import Reclaim
 from eniway.operator.routes import Routes
 from eniway.operator.stock import Stock
@@ -103,10 +104,13 @@ async def run(config: NodeConfig, *, connection: Connection, identity: str) -> N
                 config, vpc=vpc, api=cloud, client=client, networks=networks, recorder=recorder, random=random
             )
 
+            counts = Counts(client, nodes=nodes, networks=networks, random=random)
+
             async def lead() -> None:
                 async with asyncio.TaskGroup() as duties:
                     duties.create_task(reclaim.run())
                     duties.create_task(stock.run())
+                    duties.create_task(counts.run())
                     if config.operator.routes == "managed":
                         duties.create_task(routes.run())
 

@@ -24,7 +24,7 @@ from eniway.errors import KubeError
 from eniway.kube import conditions
 from eniway.kube.client import KubeClient
 from eniway.kube.events import Event, NodeRef, ObjectRef, Recorder
-from eniway.kube.reflector import Reflector
+from eniway.kube.reflector import Reflector, either_changed
 from eniway.kube.views import Node, NodeNetwork
 
 _log = log.get(__name__)
@@ -120,15 +120,7 @@ class Routes:
 
     async def _changed(self, nodes: int, networks: int) -> None:
         """Return when either copy has moved on."""
-        tasks = [
-            asyncio.ensure_future(self._nodes.changed(nodes)),
-            asyncio.ensure_future(self._networks.changed(networks)),
-        ]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
+        await either_changed((self._nodes, nodes), (self._networks, networks))
 
     def _tell(self, verdicts: Mapping[str, Verdict]) -> None:
         for node, verdict in verdicts.items():

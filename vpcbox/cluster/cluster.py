@@ -5,11 +5,13 @@ other; each node runs containerd, kubelet and kube-proxy.
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from vpcbox.cluster import certs, cgroups, commands, config, files, images
 from vpcbox.cluster.api import Api
@@ -42,7 +44,7 @@ class Cluster:
         self._authority = certs.authority("vpcbox", now=datetime.now(UTC))
         self._machine = config.Machine(may_lower_oom_score=False, snapshotter="native")
         self._running: dict[tuple[str, str], Process] = {}
-        self._started: asyncio.Queue[tuple[Node, Sequence[str], Process]] = asyncio.Queue()
+        self._started: asyncio.Queue[tuple[Node, Sequence[str], Sequence[str], Process]] = asyncio.Queue()
         self._api_ready = asyncio.Event()
 
     async def up(self, nodes: Sequence[Node]) -> None:
@@ -90,12 +92,37 @@ class Cluster:
             while True:
                 group.create_task(self._keep(*await self._started.get()))
 
-    async def _keep(self, node: Node, argv: Sequence[str], process: Process) -> None:
+    async def _keep(self, node: Node, argv: Sequence[str], within: Sequence[str], process: Process) -> None:
         status = await process.wait()
         await asyncio.sleep(_RESTART_AFTER)
-        if self._running.get((node.name, argv[0])) is process:
-            _log.warning("%s on %s ended with status %s: started again", argv[0], node.name, status)
-            await self._start(node, argv)
+        name = Path(argv[0]).name
+        if self._running.get((node.name, name)) is process:
+            _log.warning("%s on %s ended with status %s: started again", name, node.name, status)
+            await self._start(node, argv, within=within)
+
+    async def extend_scheduler(
+        self, settings: Mapping[str, Any], argv: Sequence[str], *, user: str, kubeconfig: Path, root: Path
+    ) -> None:
+        """Start `argv` in `root`, a file system of its own, beside the scheduler; the scheduler again with `settings`.
+
+        It is `user` to the API server, by `kubeconfig`, a path in `root`. The control plane of a box is made of
+        processes, as that of a static pod is of containers.
+        """
+        control, folder = self._box.control, self._control
+        server, ca = f"https://127.0.0.1:{config.API_PORT}", self._authority.pair.certificate
+        text = config.kubeconfig(server, user, ca, self._authority.issue(user, groups=("system:serviceaccounts",)))
+        own = {**settings, "clientConnection": {"kubeconfig": str(folder / "scheduler.conf")}}
+        own["leaderElection"] = {"leaderElect": False}
+
+        def write() -> None:
+            inner = root / kubeconfig.relative_to("/")
+            _write(inner.parent, {inner.name: text.encode()})
+            _write(folder, {"scheduler.yaml": json.dumps(own).encode()})
+
+        await asyncio.to_thread(write)
+        await self._start(control, argv, within=("chroot", str(root)))
+        await self._running.pop((control.name, "kube-scheduler")).stop()
+        await self._start(control, commands.kube_scheduler(folder, folder / "scheduler.yaml"))
 
     async def load_image(self, archive: Path, nodes: Sequence[Node]) -> None:
         """Import an image archive into each of the nodes."""
@@ -194,15 +221,21 @@ class Cluster:
             cgroup=f"/{self._box.cgroup}/{node.name}",
         )
 
-    async def _start(self, node: Node, argv: Sequence[str]) -> None:
-        name, program = argv[0], self._components.path(argv[0])
+    async def _start(self, node: Node, argv: Sequence[str], *, within: Sequence[str] = ()) -> None:
+        """Start a component; `within`: a command that runs a program, not a component, somewhere else."""
+        name = Path(argv[0]).name
+        program = Path(argv[0]) if within else self._components.path(name)
         # containerd finds its shim in PATH
-        env = {"PATH": f"{program.parent}:{PATH}"}
+        env = {"PATH": PATH if within else f"{program.parent}:{PATH}"}
         process = await self._box.processes.start(
-            f"{node.name}/{name}", [str(program), *argv[1:]], node=node, env=env, log=self._log_file(node.name, name)
+            f"{node.name}/{name}",
+            [*within, str(program), *argv[1:]],
+            node=node,
+            env=env,
+            log=self._log_file(node.name, name),
         )
         self._running[node.name, name] = process
-        self._started.put_nowait((node, argv, process))
+        self._started.put_nowait((node, argv, within, process))
 
     def _log_file(self, node: str, component: str) -> Path:
         return self._box.state / "log" / node / f"{component}.log"

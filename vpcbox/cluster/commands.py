@@ -45,6 +45,9 @@ def kube_apiserver(pki: Path, address: IPv4Address) -> list[str]:
         f"--client-ca-file={pki / 'ca.crt'}",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
+        # Beta and off in 1.34: pods that take an address ask for it as a resource
+        "--feature-gates=MutatingAdmissionPolicy=true",
+        "--runtime-config=admissionregistration.k8s.io/v1beta1=true",
         "--allow-privileged=true",
         f"--service-cluster-ip-range={SERVICE_CIDR}",
         f"--service-account-issuer={ISSUER}",
@@ -84,9 +87,10 @@ def kube_controller_manager(pki: Path) -> list[str]:
     ]
 
 
-def kube_scheduler(pki: Path) -> list[str]:
-    """The scheduler with its default profile."""
-    return ["kube-scheduler", *_clients(pki / "scheduler.conf"), "--leader-elect=false"]
+def kube_scheduler(pki: Path, settings: Path | None = None) -> list[str]:
+    """The scheduler with its default profile, or as a KubeSchedulerConfiguration says."""
+    argv = ["kube-scheduler", *_clients(pki / "scheduler.conf"), "--leader-elect=false"]
+    return argv if settings is None else [*argv, f"--config={settings}"]
 
 
 def containerd(directory: Path) -> list[str]:

@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 PAUSE = "registry.k8s.io/pause:3.10"
 AGNHOST = "registry.k8s.io/e2e-test-images/agnhost:2.53"
@@ -47,6 +48,26 @@ def write_archive(target: Path, binary: Path, images: Sequence[Image], *, archit
         for entry, config in zip(manifest, configs, strict=True):
             _add(archive, str(entry["Config"]), config)
         _add(archive, "manifest.json", json.dumps(manifest).encode())
+
+
+def unpack(archive: Path, root: Path) -> None:
+    """Make the file system of the one image of an archive: an OCI layout (image-spec, image-layout.md), plain layers.
+
+    Layers that take away what others brought (whiteouts) are not known here.
+    """
+    with tarfile.open(archive) as layout:
+
+        def blob(digest: str) -> IO[bytes]:
+            found = layout.extractfile(f"blobs/{digest.replace(':', '/')}")
+            assert found is not None
+            return found
+
+        index = layout.extractfile("index.json")
+        assert index is not None
+        (described,) = json.load(index)["manifests"]
+        for layer in json.load(blob(described["digest"]))["layers"]:
+            with tarfile.open(fileobj=blob(layer["digest"])) as content:
+                content.extractall(root, filter="tar")
 
 
 def _layer(binary: Path) -> bytes:

@@ -146,6 +146,9 @@ def test_the_status_is_what_the_crd_takes() -> None:
         enis=enis,
         cards={record.token: card(record.slot or 0) for record in enis},
         capacity={"slots": capacity, "addresses": capacity, "routed": capacity},
+        most={"slots": 1, "addresses": 28, "routed": 0},
+        holders={"slots": [], "addresses": [], "routed": []},
+        wish=Wish.SHARED,
         conditions=Conditions().judge(
             started=False, addresses=0, shortage="", obstacle="", routed=SERVES, trouble=None, wall=1e9
         ),
@@ -170,3 +173,26 @@ def _fits(value: object, schema: dict[str, object], path: str) -> None:
             _fits(inner, schema["items"], f"{path}[]")  # type: ignore[arg-type]  # a schema
     if "enum" in schema:
         assert value in schema["enum"], path  # type: ignore[operator]  # a list
+
+
+def test_what_an_instance_could_have_at_best_does_not_change_with_stock() -> None:
+    """By its type and configuration; never less than what is used; a slot of either use counts for both."""
+    capacity = {what: Capacity(0, 0, 0, 0, used=0) for what in ("slots", "addresses", "services", "routed")}
+    empty = replace(LIMITS, vswitch=None, empty_vswitches={VSWITCH})
+    secondary = LIMITS.secondary
+    assert publish.most(capacity, empty, routed=254) == {
+        "slots": len(LIMITS.exclusive_slots),
+        "addresses": len(LIMITS.shared_slots) * secondary,
+        "services": secondary,
+        "routed": 254,
+    }
+    both = publish.most(capacity, replace(LIMITS, auto=True), routed=0)
+    assert both["addresses"] == len(LIMITS.shared_slots | LIMITS.exclusive_slots) * secondary
+    assert publish.most(capacity | {"addresses": Capacity(9, 0, 0, 0, used=7)}, None, routed=0)["addresses"] == 7
+
+
+def test_exclusive_pods_have_the_primary_enis_addresses_for_services() -> None:
+    """What it has, and what it could have."""
+    primary = card(0, use=Use.PRIMARY, used=1, free=free(2), cooling=1)
+    found = publish.service_capacity([primary, card(1, used=3)], LIMITS)
+    assert found == Capacity(in_service=4, growable=LIMITS.secondary - 4, cooling=1, orphaned=0, used=1)

@@ -18,7 +18,12 @@ from image import build
 
 TREE = Path(__file__).parents[3]
 MANIFESTS = TREE / "manifests"
-FILES = sorted(path for path in MANIFESTS.rglob("*.yaml") if path.name not in {"config.yaml", "install.yaml"})
+FOREIGN = {"alerts", "dashboards"}  # files of Prometheus and Grafana
+FILES = sorted(
+    path
+    for path in MANIFESTS.rglob("*.yaml")
+    if path.name not in {"config.yaml", "install.yaml"} and FOREIGN.isdisjoint(path.relative_to(MANIFESTS).parts)
+)
 
 
 def objects() -> Iterator[dict[str, Any]]:
@@ -71,7 +76,7 @@ def test_every_base_file_is_in_the_base() -> None:
 def test_the_daemons_pod_runs_the_image_that_is_built(container: dict[str, Any]) -> None:
     """The tag is the version in setup.cfg."""
     assert container["image"] == build.settings(TREE, mtime=0, machine="x86_64").name
-    (operator,) = one("Deployment")["spec"]["template"]["spec"]["containers"]
+    (operator,) = one("Deployment", "eniway-operator")["spec"]["template"]["spec"]["containers"]
     assert operator["image"] == container["image"]
     assert operator["args"] == ["operator"]
 
@@ -130,9 +135,13 @@ def test_the_probes_ask_the_port_that_is_served(container: dict[str, Any]) -> No
 
 def test_the_operators_lock_and_port_are_those_of_the_code() -> None:
     """Namespace and name of the Lease, and the default of operator.metrics_address."""
-    assert one("Deployment")["metadata"]["namespace"] == one("Role")["metadata"]["namespace"] == NAMESPACE
-    spec = one("Deployment")["spec"]["template"]["spec"]
-    assert spec["serviceAccountName"] == one("RoleBinding")["subjects"][0]["name"] == LOCK
+    assert (
+        one("Deployment", "eniway-operator")["metadata"]["namespace"]
+        == one("Role", "eniway-operator")["metadata"]["namespace"]
+        == NAMESPACE
+    )
+    spec = one("Deployment", "eniway-operator")["spec"]["template"]["spec"]
+    assert spec["serviceAccountName"] == one("RoleBinding", "eniway-operator")["subjects"][0]["name"] == LOCK
     (container,) = spec["containers"]
     (port,) = container["ports"]
     assert str(port["containerPort"]) == config.OperatorConfig().metrics_address.rpartition(":")[2]
@@ -207,7 +216,7 @@ def test_policies_use_the_names_of_the_code() -> None:
     account = one("ServiceAccount", "eniway-node")["metadata"]
     assert f"system:serviceaccount:{account['namespace']}:{account['name']}" in text
     bound = {item["spec"]["policyName"] for item in objects() if item["kind"].endswith("PolicyBinding")}
-    assert bound == {item["metadata"]["name"] for item in objects() if item["kind"] == "ValidatingAdmissionPolicy"}
+    assert bound == {item["metadata"]["name"] for item in objects() if item["kind"].endswith("AdmissionPolicy")}
 
 
 @pytest.mark.parametrize(("kind", "plural"), [("NodeNetwork", "nodenetworks"), ("VSwitch", "vswitches")])
@@ -217,3 +226,46 @@ def test_each_crd_is_the_one_that_is_written(kind: str, plural: str) -> None:
     assert [f"{spec['group']}/{version['name']}" for version in spec["versions"]] == [names.API_VERSION]
     assert (spec["names"]["kind"], spec["names"]["plural"], spec["scope"]) == (kind, plural, "Cluster")
     assert all("status" in version["subresources"] for version in spec["versions"])
+
+
+def sidecars() -> Iterator[dict[str, Any]]:
+    for item in objects():
+        spec = item["spec"] if item["kind"] == "Pod" else item.get("spec", {}).get("template", {}).get("spec", {})
+        yield from (one for one in spec.get("containers", ()) if one["name"] == "eniway-extender")
+
+
+def test_the_extender_beside_a_scheduler_is_the_image_that_is_built_and_keeps_its_journal() -> None:
+    """In the static pod and in the second scheduler; where its configuration's defaults look for it."""
+    defaults = config.ExtenderConfig()
+    found = list(sidecars())
+    assert len(found) == 2
+    for container in found:
+        assert container["image"] == build.settings(TREE, mtime=0, machine="x86_64").name
+        assert container["args"][0] == "extender"
+        mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+        assert str(Path(defaults.journal).parent) in mounts
+        assert container["livenessProbe"]["httpGet"]["port"] == int(defaults.address.rpartition(":")[2])
+
+
+@pytest.mark.parametrize("path", ["control-plane/scheduler.yaml", "second-scheduler/configuration.yaml"])
+def test_the_scheduler_asks_the_extender_where_it_listens(path: str) -> None:
+    """Names only, never ignorable, and no pod is left out; waiting pods are tried again in a second."""
+    settings = yaml.safe_load((MANIFESTS / path).read_text())
+    (extender,) = settings["extenders"]
+    assert extender["urlPrefix"] == f"http://{config.ExtenderConfig().address}"
+    assert (extender["nodeCacheCapable"], extender["ignorable"]) == (True, False)
+    assert "managedResources" not in extender
+    assert "bindVerb" not in extender
+    assert settings["podMaxBackoffSeconds"] == 1
+
+
+def test_the_extender_may_do_what_it_does_and_no_more() -> None:
+    """It reads what feeds the index, and marks nodes."""
+    rules = {
+        (resource, verb)
+        for rule in one("ClusterRole", "eniway-extender")["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    read = {(what, verb) for what in ("pods", "nodenetworks", "vswitches") for verb in ("list", "watch")}
+    assert rules == read | {("nodes/status", "patch")}

@@ -12,7 +12,7 @@ from eniallocator.conditions import Condition
 from eniallocator.lifecycle import State
 from eniallocator.plan import CardView
 from eniallocator.records import EniRecord, Identity, Use
-from eniway.model import Capacity, EniId, InstanceId, Mac, Slot, VSwitchId
+from eniway.model import Capacity, EniId, InstanceId, Mac, PodUid, Slot, VSwitchId, Wish
 
 CRD = yaml.safe_load((Path(__file__).parents[3] / "manifests/base/nodenetwork.yaml").read_text())
 SCHEMA: dict[str, Any] = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
@@ -73,8 +73,12 @@ def published(*, use: Use, state: State, known: bool) -> dict[str, Any]:
         enis=[eni],
         cards={"token": CardView("token", use, state, Slot(1), HERE)},
         capacity=dict.fromkeys(
-            ("slots", "addresses", "routed"), Capacity(in_service=3, growable=2, cooling=1, orphaned=0, used=1)
+            ("slots", "addresses", "services", "routed"),
+            Capacity(in_service=3, growable=2, cooling=1, orphaned=0, used=1),
         ),
+        most=dict.fromkeys(("slots", "addresses", "services", "routed"), 5),
+        holders={"slots": [], "addresses": [PodUid("0d4ad17c-5e0c-4c9f-9d1e-8a1f7f7d9a11")], "routed": []},
+        wish=Wish.SHARED_ELSE_ROUTED,
         conditions=[Condition("Ready", status, "Reason", "", since=1.5) for status in (True, False, None)],
     )
 

@@ -191,7 +191,7 @@ class Noted:
     def put(self, key: str, item: Node) -> None:
         self.told.append(("put", key, item.spec.pod_cidr))
 
-    def drop(self, key: str) -> None:
+    def drop(self, key: str, _version: int = 0, /) -> None:
         self.told.append(("drop", key))
 
     def listed(self, keys: set[str]) -> None:

@@ -1,0 +1,280 @@
+"""A pod and the scheduler's nodes → a short list of nodes, on each a place held for the pod. Pure: time is an argument.
+
+A bind that is under way is not seen by anybody until it is done, and up to a hundred are. So filter holds a place on
+each node that it answers until the pod is seen bound, finished or gone. What that has to stand:
+
+- **Other pods.** k places held by each pod in flight keep others out: the list is long while there is room (other
+  scoring counts), and shrinks to one as room gets short, measured by the pods that hold already. Where holds alone
+  stand in the way, the answer is an error: an empty list would be «unschedulable», and no event ends a hold.
+- **The same pod again.** Its last attempt failed, but the bind of that attempt may still land (the API server was
+  slow). Its places are answered again where the scheduler still offers them; those left out are kept for
+  ``LINGER_SECONDS``, after which the API server has given the request up (``--request-timeout``).
+- **A pod that never comes again** (its attempt failed elsewhere): ``HOLD_SECONDS``; the scheduler tries every pod
+  again within five minutes.
+- **A restart**: what changes is returned for the journal, to be written before the answer leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from eniway.model import PodUid
+from scheduler_extender import reasons
+from scheduler_extender.index import CapacityIndex
+from scheduler_extender.pods import Need, Pod, need_of
+from scheduler_extender.stock import Group
+
+MOST_OFFERED: Final = 8
+HOLD_SECONDS: Final = 300.0
+LINGER_SECONDS: Final = 60.0
+_EXPECTED: Final = 4
+"""Pods that may come at once though none is in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The places held for one pod; an empty one is the record that there are none any more."""
+
+    uid: PodUid
+    need: Need
+    nodes: Mapping[str, float]
+    """Until when (wall time), by node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What filter answers; ``retry`` set: only that, as an error."""
+
+    chosen: Sequence[str] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+    unresolvable: Mapping[str, str] = field(default_factory=dict)
+    retry: str = ""
+    journal: Sequence[Hold] = ()
+    """To be written before the answer leaves."""
+
+
+class Chooser:
+    """``filter`` and ``prioritize`` over an index; ``settle`` and ``expire`` end holds. Times are wall time.
+
+    ``other_nodes``: nodes without a NodeNetwork are passed on unjudged (virtual nodes, another pod network).
+    """
+
+    def __init__(self, index: CapacityIndex, *, most: int = MOST_OFFERED, other_nodes: bool = False) -> None:
+        self._index = index
+        self._most = most
+        self._other_nodes = other_nodes
+        self._holds: dict[PodUid, Hold] = {}
+        self._sampled: dict[PodUid, int] = {}
+        self.refused: dict[PodUid, Need] = {}
+        """Pods that sleep in the scheduler's queue until something happens in the cluster."""
+
+    @property
+    def holds(self) -> Mapping[PodUid, Hold]:
+        """All of them."""
+        return self._holds
+
+    def resume(self, holds: Iterable[Hold]) -> None:
+        """What a journal had, before the first question."""
+        for hold in holds:
+            self._set(hold)
+
+    def filter(self, pod: Pod, names: Sequence[str], *, now: float) -> Verdict:
+        """Choose and hold."""
+        need = need_of(pod)
+        if need is None:
+            return Verdict(chosen=names)
+        if (bound := self._index.node_of(pod.uid)) or self._index.ended(pod.uid):
+            return Verdict(retry=f"the pod is bound to {bound} already" if bound else "the pod is no more")
+        before = self._holds.get(pod.uid)
+        own = self._own(before, need, names) if before else []
+        chosen = own + self._others(need, names, own)
+        journal = self._hold(pod.uid, need, chosen, before, now)
+        if self._other_nodes:
+            chosen += [name for name in names if not self._has_network(name)]
+        if chosen:
+            self._forget(pod.uid)
+            return Verdict(chosen=chosen, journal=journal)
+        if self._held_up(need, names):
+            return Verdict(retry=reasons.HELD, journal=journal)
+        if self._elsewhere(pod.uid, need, names):
+            return Verdict(retry=reasons.SAMPLED, journal=journal)
+        self.refused[pod.uid] = need
+        failed: dict[str, str] = {}
+        unresolvable: dict[str, str] = {}
+        for name in names:
+            why, lasting = self.why(name, need)
+            (unresolvable if lasting else failed)[name] = why
+        return Verdict(failed=failed, unresolvable=unresolvable, journal=journal)
+
+    def prioritize(self, pod: Pod, names: Sequence[str]) -> Mapping[str, int]:
+        """A score for each node. A place held for this very pod counts as free."""
+        need = need_of(pod)
+        if need is None:
+            return dict.fromkeys(names, 0)
+        return {name: self._index.score(name, need, but=pod.uid) for name in names}
+
+    def settle(self, uids: Collection[PodUid]) -> Sequence[Hold]:
+        """Nothing need be held for these any more."""
+        for uid in uids:
+            self._forget(uid)
+        return [self._set(Hold(uid, self._holds[uid].need, {})) for uid in uids if uid in self._holds]
+
+    def expire(self, now: float) -> Sequence[Hold]:
+        """End what has been held long enough."""
+        ended = []
+        for hold in list(self._holds.values()):
+            nodes = {name: until for name, until in hold.nodes.items() if until > now}
+            if len(nodes) < len(hold.nodes):
+                ended.append(self._set(Hold(hold.uid, hold.need, nodes)))
+        return ended
+
+    def why(self, name: str, need: Need) -> tuple[str, bool]:
+        """Why a node without room for ``need`` has none, and whether preemption could not change that."""
+        node = self._index.nodes.get(name)
+        if node is None or node.status is None:
+            return reasons.NO_NETWORK, True
+        if not node.ready:
+            return reasons.NOT_READY, True
+        if lasting := reasons.never(need, node.status):
+            return lasting, True
+        if self._index.places(name, need).total:
+            return reasons.NO_STOCK, False
+        return reasons.none_left(need, node.status), False
+
+    # -- inside
+
+    def _own(self, before: Hold, need: Need, names: Sequence[str]) -> list[str]:
+        """The nodes whose place this pod has held, if they are offered and have it still."""
+        if before.need is not need:
+            return []
+        offered = set(names)
+        return [
+            name for name in before.nodes if name in offered and self._index.places(name, need, but=before.uid).total
+        ][: self._most]
+
+    def _others(self, need: Need, names: Sequence[str], own: Sequence[str]) -> list[str]:
+        """The best of the other nodes that have room, the best first, as many as there is room for."""
+        warm = list(map(self._index.warm[need].get, names))
+        # Few clusters have nodes of both sorts by the thousand
+        cold = list(map(self._index.cold[need].get, names)) if self._index.cold[need] else []
+        found = len(warm) - warm.count(None) + len(cold) - cold.count(None)
+        if not found:
+            return []
+        most = self._length(need, names, warm, cold, found) - len(own)
+        chosen: list[str] = []
+        drawn: dict[Group, int] = {}
+        for mark in sorted({mark for mark in {*warm, *cold} if mark is not None}, reverse=True):
+            for marks, draws in ((warm, False), (cold, True)):
+                at = -1
+                while len(chosen) < most:
+                    try:
+                        at = marks.index(mark, at + 1)
+                    except ValueError:
+                        break
+                    name = names[at]
+                    if name in own or (draws and not self._may_draw(name, drawn)):
+                        continue
+                    chosen.append(name)
+        return chosen
+
+    def _length(
+        self, need: Need, names: Sequence[str], warm: Sequence[int | None], cold: Sequence[int | None], found: int
+    ) -> int:
+        """How many nodes to answer: the fewer places are left for each pod in flight, the fewer."""
+        if found <= _FEW:
+            marked = (name for marks in (warm, cold) for name, mark in zip(names, marks, strict=False) if mark)
+            free = sum(self._index.places(name, need).total for name in marked)
+        else:
+            everywhere = len(self._index.warm[need]) + len(self._index.cold[need])
+            free = self._index.free[need] * found // everywhere
+        return max(1, min(self._most, free // (2 * (len(self._holds) + _EXPECTED))))
+
+    def _may_draw(self, name: str, drawn: dict[Group, int]) -> bool:
+        """Whether there is stock for one more place on ``name``, beside those chosen for this pod."""
+        group = self._index.nodes[name].group
+        left = self._index.stock.left(group)
+        if left is None:
+            return True
+        # Overlapping groups: what is drawn in any of them counts in all, as the stock itself has it
+        spent = sum(count for other, count in drawn.items() if not set(other).isdisjoint(group))
+        if spent >= left:
+            return False
+        drawn[group] = drawn.get(group, 0) + 1
+        return True
+
+    def _held_up(self, need: Need, names: Sequence[str]) -> bool:
+        """Whether some node would serve the pod if nothing were held for others."""
+        asked: dict[Group, bool] = {}
+        for name in names:
+            node = self._index.nodes.get(name)
+            if node is None or not node.ready:
+                continue
+            if self._index.places(name, need).total:
+                # It lacks stock
+                if node.group not in asked:
+                    asked[node.group] = self._index.group_holds(node.group)
+                if asked[node.group]:
+                    return True
+            elif node.held and self._index.places(name, need, held=False).total:
+                return True
+        return False
+
+    def _elsewhere(self, uid: PodUid, need: Need, names: Sequence[str]) -> bool:
+        """Whether nodes have room that the scheduler did not show, and it may show them next time.
+
+        It shows as many of those that pass its own filters as it wants for scoring, beginning each time where it ended
+        the last time. After enough rounds to have shown all of them, those with room are none that pass.
+        """
+        nodes = len(self._index.nodes)
+        if len(names) < sample_size(nodes) or not (self._index.warm[need] or self._index.cold[need]):
+            self._sampled.pop(uid, None)
+            return False
+        rounds = self._sampled[uid] = self._sampled.get(uid, 0) + 1
+        if rounds > 2 * nodes // len(names) + 1:
+            del self._sampled[uid]
+            return False
+        return True
+
+    def _forget(self, uid: PodUid) -> None:
+        self.refused.pop(uid, None)
+        self._sampled.pop(uid, None)
+
+    def _has_network(self, name: str) -> bool:
+        node = self._index.nodes.get(name)
+        return node is not None and node.status is not None
+
+    def _hold(self, uid: PodUid, need: Need, chosen: Sequence[str], before: Hold | None, now: float) -> Sequence[Hold]:
+        """Hold ``chosen``; what was held before and is not among them lingers."""
+        nodes = {name: min(until, now + LINGER_SECONDS) for name, until in before.nodes.items()} if before else {}
+        nodes |= dict.fromkeys(chosen, now + HOLD_SECONDS)
+        if not nodes and before is None:
+            return ()
+        return [self._set(Hold(uid, need, nodes))]
+
+    def _set(self, hold: Hold) -> Hold:
+        """Make ``hold`` what is held for its pod."""
+        before = self._holds.pop(hold.uid, None)
+        for name in before.nodes if before else ():
+            if name not in hold.nodes:
+                self._index.release(hold.uid, name)
+        for name in hold.nodes:
+            self._index.hold(hold.uid, hold.need, name)
+        if hold.nodes:
+            self._holds[hold.uid] = hold
+        return hold
+
+
+_FEW: Final = 32
+"""So few nodes are counted one by one; the room of more is estimated from the whole cluster's."""
+
+
+def sample_size(nodes: int) -> int:
+    """How many nodes kube-scheduler shows at most of ``nodes``, by default (numFeasibleNodesToFind)."""
+    if nodes < _LEAST_SHOWN:
+        return nodes
+    return max(_LEAST_SHOWN, nodes * max(5, 50 - nodes // 125) // 100)
+
+
+_LEAST_SHOWN: Final = 100

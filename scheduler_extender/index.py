@@ -1,0 +1,316 @@
+"""All nodes' room, kept up to date event by event, so that one filter costs one look-up a node. Pure.
+
+Whose place on a node is taken: pods bound there and not finished, pods held for, and pods that have just gone. The last
+are counted until the daemon has told of the node after that (by then they are in its cooling, or still among its
+holders), or for ``GONE_SECONDS``, since it does not tell again where nothing has changed. What came after what is told
+by resource versions, for two watches may run apart by seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from eniway.config import ExtenderWeights
+from eniway.model import PodUid, VSwitchId
+from scheduler_extender import room as rooms
+from scheduler_extender.pods import Need, Pod, need_of
+from scheduler_extender.room import NONE, NodeNetwork, NodeNetworkStatus, Places, Room
+from scheduler_extender.score import score
+from scheduler_extender.stock import Group, Stock, VSwitch
+
+GONE_SECONDS: Final = 10.0
+"""Twice the interval at which a daemon tells of changes."""
+_REMEMBERED: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A pod that has left its node."""
+
+    need: Need
+    until: float
+    """It counts no longer than that."""
+    version: int
+    """Resource version of the news; 0: not known."""
+
+
+@dataclass(slots=True)
+class NodeView:
+    """One node, as the index has it."""
+
+    status: NodeNetworkStatus | None = None
+    daemon_ready: bool | None = None
+    """Of the daemon's pod; None: there is none, so that the NodeNetwork alone counts."""
+    bound: dict[PodUid, Need] = field(default_factory=dict)
+    held: dict[PodUid, Need] = field(default_factory=dict)
+    gone: dict[PodUid, Gone] = field(default_factory=dict)
+    group: Group = ()
+    room: Room | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether its daemon serves."""
+        return self.status is not None and self.status.ready and self.daemon_ready is not False
+
+    def takers(self, *, held: bool = True, but: PodUid | None = None) -> dict[PodUid, Need]:
+        """Whose places are taken: without those held for, or without one pod's."""
+        taken = {uid: gone.need for uid, gone in self.gone.items()}
+        if held:
+            taken |= self.held
+        taken |= self.bound
+        if but is not None:
+            taken.pop(but, None)
+        return taken
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A pod that exists."""
+
+    uid: PodUid
+    node: str
+    """"" while it is not bound, or does not count: of the host's network, or finished."""
+
+
+class CapacityIndex:
+    """``gained`` is told of each node that can serve a need it could not serve before."""
+
+    def __init__(
+        self, *, weights: ExtenderWeights | None = None, gained: Callable[[Need, str], None] = lambda _need, _node: None
+    ) -> None:
+        self.nodes: dict[str, NodeView] = {}
+        self.warm: Mapping[Need, dict[str, int]] = {need: {} for need in Need}
+        """Nodes that serve a need without a cloud call: name → score + 1."""
+        self.cold: Mapping[Need, dict[str, int]] = {need: {} for need in Need}
+        """Nodes that need a cloud call first, and stock of a vSwitch (``stocked``)."""
+        self.free = dict.fromkeys(Need, 0)
+        """Places in the cluster, were there stock for all of them."""
+        self.stock = Stock()
+        self._weights = weights or ExtenderWeights()
+        self._gained = gained
+        self._pods: dict[str, _Known] = {}
+        self._uids: dict[PodUid, str] = {}
+        self._ended: dict[PodUid, None] = {}
+        """The last ones, oldest first: the scheduler may ask for a pod whose end it has not heard of yet."""
+        self._daemons: dict[str, str] = {}
+        self._members: dict[Group, set[str]] = {}
+        self._gone: dict[str, None] = {}
+        """Nodes with somebody gone, as an ordered set."""
+
+    # -- what the API server says
+
+    def set_network(self, name: str, network: NodeNetwork | None, version: int) -> None:
+        """A NodeNetwork was made or changed; None: it is gone."""
+        node = self._node(name)
+        node.status = network.status if network else None
+        node.gone = {uid: gone for uid, gone in node.gone.items() if not 0 < gone.version < version}
+        if not node.gone:
+            self._gone.pop(name, None)
+        self._refresh(name, node)
+
+    def set_pod(self, key: str, pod: Pod | None, version: int, *, now: float) -> Sequence[PodUid]:
+        """A pod, by namespace/name, was made or changed; None: it is gone.
+
+        Returns the UIDs for which nothing need be held any more: bound, finished or gone.
+        """
+        before = self._pods.get(key)
+        if pod is not None and pod.is_daemon:
+            self._set_daemon(key, pod)
+        elif key in self._daemons:
+            self._set_daemon(key, None)
+        after = None if pod is None else self._known(pod)
+        settled: list[PodUid] = []
+        if before is not None and (after is None or after.uid != before.uid):
+            settled.append(before.uid)
+            self._uids.pop(before.uid, None)
+            self._ended[before.uid] = None
+            if len(self._ended) > _REMEMBERED:
+                del self._ended[next(iter(self._ended))]
+        if after is None:
+            self._pods.pop(key, None)
+        else:
+            self._pods[key] = after
+            self._uids[after.uid] = key
+            if pod is not None and (pod.spec.node_name or pod.finished):
+                settled.append(after.uid)
+        if before is not None and before.node and before != after:
+            self._leave(before, version, now)
+        if after is not None and after.node and pod is not None and (need := need_of(pod)) is not None:
+            node = self._node(after.node)
+            if node.bound.get(after.uid) is not need:
+                node.bound[after.uid] = need
+                self._refresh(after.node, node)
+        return settled
+
+    def set_vswitch(self, name: str, vswitch: VSwitch | None, _version: int = 0) -> None:
+        """A VSwitch was made or changed; None: it is gone."""
+        before = {group: self.stocked(group) for group in self._members}
+        for group in self.stock.set_vswitch(VSwitchId(name), vswitch.status if vswitch else None):
+            if self.stocked(group) and not before[group]:
+                self._tell_group(group)
+
+    def expire(self, now: float) -> None:
+        """Forget pods that have been gone long enough."""
+        for name in list(self._gone):
+            node = self.nodes[name]
+            node.gone = {uid: gone for uid, gone in node.gone.items() if gone.until > now}
+            if not node.gone:
+                del self._gone[name]
+            self._refresh(name, node)
+
+    # -- holds
+
+    def hold(self, uid: PodUid, need: Need, name: str) -> None:
+        """A place on ``name`` is kept for a pod that may be bound there."""
+        node = self._node(name)
+        if node.held.get(uid) is not need:
+            node.held[uid] = need
+            self._refresh(name, node)
+
+    def release(self, uid: PodUid, name: str) -> None:
+        """It is not kept any more."""
+        node = self.nodes.get(name)
+        if node is not None and node.held.pop(uid, None) is not None:
+            self._refresh(name, node)
+
+    # -- questions
+
+    def knows(self, uid: PodUid) -> bool:
+        """Whether the pod exists, as far as has been heard."""
+        return uid in self._uids
+
+    def ended(self, uid: PodUid) -> bool:
+        """Whether the pod is known to be no more."""
+        return uid in self._ended
+
+    def node_of(self, uid: PodUid) -> str:
+        """The node that the pod is bound to, and counted on; "" where there is none."""
+        key = self._uids.get(uid)
+        return self._pods[key].node if key else ""
+
+    def stocked(self, group: Group) -> bool:
+        """Whether nodes of that group may draw on their vSwitches."""
+        left = self.stock.left(group)
+        return left is None or left > 0
+
+    def places(self, name: str, need: Need, *, held: bool = True, but: PodUid | None = None) -> Places:
+        """Room on one node, stock left aside: as if nothing were held, or as if one pod had no place there."""
+        node = self.nodes.get(name)
+        if node is None or node.status is None or not node.ready:
+            return NONE
+        if held and but is None and node.room is not None:
+            return node.room.places[need]
+        return rooms.room(node.status, node.takers(held=held, but=but)).places[need]
+
+    def score(self, name: str, need: Need, *, but: PodUid) -> int:
+        """Of a node, as if pod ``but`` had no place there yet; 0 where there is no room."""
+        node = self.nodes.get(name)
+        if node is None or node.status is None or node.room is None or not node.ready:
+            return 0
+        room = rooms.room(node.status, node.takers(but=but)) if but in node.held else node.room
+        if not room.places[need].total:
+            return 0
+        return score(room, need, weights=self._weights, stocked=self._stocked_part(node.group))
+
+    def group_holds(self, group: Group) -> bool:
+        """Whether places are held on nodes that draw on the same vSwitches."""
+        near = (members for other, members in self._members.items() if not set(other).isdisjoint(group))
+        return any(self.nodes[name].held for members in near for name in members)
+
+    # -- inside
+
+    def _known(self, pod: Pod) -> _Known:
+        counts = bool(pod.spec.node_name) and not pod.finished and need_of(pod) is not None
+        return _Known(pod.uid, pod.spec.node_name if counts else "")
+
+    def _set_daemon(self, key: str, pod: Pod | None) -> None:
+        """The daemon's pod on a node: the newest that is heard of, since one is replaced by the next."""
+        if pod is None or pod.finished or not pod.spec.node_name:
+            name = self._daemons.pop(key, "")
+            ready = None
+        else:
+            name = self._daemons[key] = pod.spec.node_name
+            ready = pod.ready
+        if not name:
+            return
+        if ready is None and name in self._daemons.values():
+            return
+        node = self._node(name)
+        if node.daemon_ready is not ready:
+            node.daemon_ready = ready
+            self._refresh(name, node)
+
+    def _leave(self, pod: _Known, version: int, now: float) -> None:
+        node = self._node(pod.node)
+        need = node.bound.pop(pod.uid, None)
+        if need is not None:
+            node.gone[pod.uid] = Gone(need, now + GONE_SECONDS, version)
+            self._gone[pod.node] = None
+            self._refresh(pod.node, node)
+
+    def _node(self, name: str) -> NodeView:
+        node = self.nodes.get(name)
+        if node is None:
+            node = self.nodes[name] = NodeView()
+        return node
+
+    def _refresh(self, name: str, node: NodeView) -> None:
+        """After any change of a node: its room, its stock, and who finds it."""
+        before = node.room.places if node.room else {}
+        if node.status is None:
+            node.room = None
+            self._draw(name, node, ())
+            if not (node.bound or node.held or node.gone or node.daemon_ready is not None):
+                del self.nodes[name]
+        else:
+            node.room = rooms.room(node.status, node.takers())
+            self._draw(name, node, tuple(sorted(node.status.vswitches)))
+        after = node.room.places if node.room and node.ready else {}
+        if node.room is not None and not node.ready:
+            node.room = Room(dict.fromkeys(Need, NONE), node.room.fallback, node.room.slots, node.room.drawn)
+        part = self._stocked_part(node.group)
+        for need in Need:
+            was, places = before.get(need, NONE), after.get(need, NONE)
+            self.free[need] += places.total - was.total
+            if places.total and node.room is not None:
+                mark = score(node.room, need, weights=self._weights, stocked=part) + 1
+                here, there = (self.warm, self.cold) if places.warm else (self.cold, self.warm)
+                here[need][name] = mark
+                there[need].pop(name, None)
+                if not was.total and (places.warm or self.stocked(node.group)):
+                    self._gained(need, name)
+            else:
+                self.warm[need].pop(name, None)
+                self.cold[need].pop(name, None)
+
+    def _draw(self, name: str, node: NodeView, group: Group) -> None:
+        """Tell the stock of a node's drafts. When that frees some, others in its zone can grow again."""
+        empty = bool(group) and not self.stocked(group)
+        if node.group != group:
+            if node.group:
+                self.stock.drop_node(name, node.group)
+                self._members[node.group].discard(name)
+                if not self._members[node.group]:
+                    del self._members[node.group]
+            node.group = group
+            if group:
+                self._members.setdefault(group, set()).add(name)
+        if group and node.status is not None and node.room is not None:
+            self.stock.set_node(name, group, standing=rooms.in_service(node.status), drawn=node.room.drawn)
+            if empty and self.stocked(group):
+                self._tell_group(group)
+
+    def _tell_group(self, group: Group) -> None:
+        """Nodes that only lacked stock can serve again: one of them a need is enough to be told of."""
+        for need in Need:
+            found = next((name for name in self._members[group] if name in self.cold[need]), None)
+            if found is not None:
+                self._gained(need, found)
+
+    def _stocked_part(self, group: Group) -> float | None:
+        left, available = self.stock.left(group), self.stock.available(group)
+        if left is None or not available:
+            return None
+        return min(1.0, left / available)

@@ -1,0 +1,159 @@
+"""How many more pods one node can serve: the four words of its daemon, and everybody whose place is taken. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from eniway.kube.views import Condition, ObjectMeta, condition_of
+from eniway.model import PodUid, VSwitchId, Wish
+from scheduler_extender.pods import Need, settled
+
+
+class Words(msgspec.Struct, frozen=True, gc=False):
+    """Capacity of one thing as a NodeNetwork has it."""
+
+    in_service: int = msgspec.field(default=0, name="inService")
+    growable: int = 0
+    cooling: int = 0
+    orphaned: int = 0
+    most: int = 0
+    """What the instance could have at best, whatever is in stock."""
+
+    @property
+    def warm(self) -> int:
+        """Usable without a cloud call, by whoever uses it now."""
+        return self.in_service - self.cooling - self.orphaned
+
+
+class Capacity(msgspec.Struct, frozen=True, gc=False):
+    """``capacity`` of a NodeNetwork's status; ``services`` absent: of an older daemon, which does not say."""
+
+    slots: Words = Words()
+    addresses: Words = Words()
+    routed: Words = Words()
+    services: Words | None = None
+
+
+class Holders(msgspec.Struct, frozen=True, gc=False):
+    """``holders`` of a NodeNetwork's status: the pods that hold leases."""
+
+    slots: frozenset[PodUid] = frozenset()
+    addresses: frozenset[PodUid] = frozenset()
+    routed: frozenset[PodUid] = frozenset()
+
+
+class NodeNetworkStatus(msgspec.Struct, frozen=True, gc=False):
+    """Of a NodeNetwork, as far as the scheduler's door reads it."""
+
+    vswitches: tuple[VSwitchId, ...] = msgspec.field(default=(), name="vSwitches")
+    default: Wish = msgspec.field(default=Wish.SHARED, name="defaultNetwork")
+    capacity: Capacity = Capacity()
+    holders: Holders = Holders()
+    conditions: tuple[Condition, ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the daemon knows what its node has."""
+        found = condition_of(self.conditions, "Ready")
+        return found is not None and found.status == "True"
+
+
+class NodeNetwork(msgspec.Struct, frozen=True, gc=False):
+    """eniway.io/v1alpha1 NodeNetwork."""
+
+    metadata: ObjectMeta = ObjectMeta()
+    status: NodeNetworkStatus = NodeNetworkStatus()
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """How many more pods of one need. ``cold`` ones need a call of the cloud first, and stock of a vSwitch."""
+
+    warm: int = 0
+    cold: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.warm + self.cold
+
+
+NONE: Final = Places()
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """One node's."""
+
+    places: Mapping[Need, Places]
+    fallback: bool
+    """A pod that says nothing would be routed for want of a shared address."""
+    slots: int
+    """Slots that are or can be in service, used ones included: what packing is measured by."""
+    drawn: int
+    """Addresses of the vSwitches that stand, or are promised, on this node: what stock is measured by."""
+
+
+def room(status: NodeNetworkStatus, takers: Mapping[PodUid, Need]) -> Room:
+    """Room beside ``takers``: pods bound, gone a moment ago, or held for. One with a lease counts by its lease.
+
+    A pod that says nothing, on a node where it may become shared or routed, may take the last place of either until its
+    lease says which.
+    """
+    capacity, holders = status.capacity, status.holders
+    leased = holders.slots | holders.addresses | holders.routed
+    taken = {Need.EXCLUSIVE: len(holders.slots), Need.SHARED: len(holders.addresses), Need.ROUTED: len(holders.routed)}
+    either = 0
+    for uid, need in takers.items():
+        if uid in leased:
+            continue
+        exactly = settled(need, status.default)
+        if exactly is Need.DEFAULT:
+            either += 1
+        else:
+            taken[exactly] += 1
+    addresses, slots = capacity.addresses, capacity.slots
+    shared = _left(addresses, taken[Need.SHARED])
+    routed = _left(capacity.routed, taken[Need.ROUTED])
+    exclusive = _left(slots, taken[Need.EXCLUSIVE])
+    if capacity.services is not None:
+        service = _left(capacity.services, taken[Need.EXCLUSIVE])
+        warm = min(exclusive.warm, service.warm)
+        exclusive = Places(warm, min(exclusive.total, service.total) - warm)
+    places = {
+        Need.SHARED: _less(shared, either),
+        Need.ROUTED: _less(routed, either),
+        Need.EXCLUSIVE: exclusive,
+    }
+    if status.default is Wish.SHARED_ELSE_ROUTED:
+        places[Need.DEFAULT] = _less(Places(shared.warm + routed.warm, shared.cold + routed.cold), either)
+    else:
+        places[Need.DEFAULT] = places[settled(Need.DEFAULT, status.default)]
+    return Room(
+        places=places,
+        fallback=status.default is Wish.SHARED_ELSE_ROUTED and shared.total <= either,
+        slots=slots.warm + slots.growable,
+        drawn=max(addresses.in_service, taken[Need.SHARED] + either + addresses.cooling + addresses.orphaned)
+        + max(slots.in_service, taken[Need.EXCLUSIVE] + slots.cooling + slots.orphaned),
+    )
+
+
+def in_service(status: NodeNetworkStatus) -> int:
+    """Addresses of the vSwitches that stand on this node: of shared cards, and one of each exclusive card."""
+    return status.capacity.addresses.in_service + status.capacity.slots.in_service
+
+
+def _left(words: Words, taken: int) -> Places:
+    """What is left of ``words``: the warm ones go first."""
+    left = max(0, words.warm + words.growable - taken)
+    warm = min(left, max(0, words.warm - taken))
+    return Places(warm, left - warm)
+
+
+def _less(places: Places, count: int) -> Places:
+    warm = max(0, places.warm - count)
+    return Places(warm, max(0, places.total - count) - warm)
