@@ -27,8 +27,6 @@ class Round:
     """ENIs of this cluster, all instances together."""
     abandoned: int
     gone: frozenset[InstanceId]
-    doubtful: frozenset[InstanceId]
-    """No node is one of them and no card is in them, and there is no proof that they are gone."""
     deleted: tuple[EniId, ...]
     """With ``dry_run``: what would have been."""
     too_many: bool
@@ -46,15 +44,13 @@ async def salvage(
 ) -> Round:
     """Do one round. ``placed``: instances that are nodes. Raises the errors of ``cloud.errors``."""
     seen = abandoned.census(await api.enis(vpc_id), cluster)
-    suspects = seen.suspects(placed)
-    gone = await evidence.gone(api, suspects, placed, random=random)
+    gone = await evidence.gone(api, seen.suspects(placed), placed, random=random)
     plan = abandoned.plan(seen, gone, most_percent=most_percent)
     deleted = [eni.eni_id for eni in plan.delete if dry_run or await _delete(api, eni)]
     return Round(
         ours=len(seen.ours),
         abandoned=plan.abandoned,
         gone=gone,
-        doubtful=suspects - gone,
         deleted=tuple(deleted),
         too_many=plan.too_many,
     )

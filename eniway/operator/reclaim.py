@@ -21,7 +21,7 @@ from eniway.model import InstanceId
 _log = log.get(__name__)
 
 GATHER: Final = 1.0
-"""Seconds to wait after a Node has gone for others: a cluster that shrinks loses several."""
+"""Seconds to wait after a Node has changed for others: in a large cluster some always do."""
 SOONEST: Final = 5.0
 LATEST: Final = 300.0
 """Seconds between rounds: soon after something was done or a Node went, ever rarer while nothing happens."""
@@ -62,9 +62,9 @@ class Reclaim:
                     pauses = _pauses()
                 if await self._a_node_goes(placed, within=next(pauses)):
                     pauses = _pauses()
-                    await asyncio.sleep(GATHER)
         finally:
             metrics.ABANDONED.clear()
+            metrics.DRY_RUN.clear()
 
     def _placed(self) -> frozenset[InstanceId]:
         return route_nodes.placed(self._nodes.items, self._networks.items)
@@ -75,6 +75,7 @@ class Reclaim:
             async with asyncio.timeout(within):
                 while before <= self._placed():
                     await self._nodes.changed(self._nodes.generation)
+                    await asyncio.sleep(GATHER)
         except TimeoutError:
             return False
         return True
