@@ -65,7 +65,7 @@ def explained(struct: type) -> dict[str, str]:
     return found
 
 
-def value(kind: types.Type) -> str:  # noqa: PLR0911 -- a table
+def value(kind: types.Type) -> str:  # noqa: C901, PLR0911 -- a table
     """What may stand there, in words."""
     match kind:
         case types.LiteralType(values=values):
@@ -85,6 +85,8 @@ def value(kind: types.Type) -> str:  # noqa: PLR0911 -- a table
             return _between(f"map of {value(key)} to {value(item)}", low, None, high)
         case types.UnionType(types=(one, types.NoneType())):
             return value(one)
+        case types.UnionType(types=either):
+            return " or ".join(value(one) for one in either)
         case types.BoolType():
             return "`true` or `false`"
         case _:
