@@ -18,7 +18,12 @@ from image import build
 
 TREE = Path(__file__).parents[3]
 MANIFESTS = TREE / "manifests"
-FILES = sorted(path for path in MANIFESTS.rglob("*.yaml") if path.name not in {"config.yaml", "install.yaml"})
+FILES = sorted(
+    path
+    for folder in ("base", "overlays")
+    for path in (MANIFESTS / folder).rglob("*.yaml")
+    if path.name != "config.yaml"
+)
 
 
 def objects() -> Iterator[dict[str, Any]]:
