@@ -68,8 +68,8 @@ def used(audit: Path) -> dict[str, set[Right]]:
 def told(box: Box) -> Iterator[None]:
     """Something to do for rights that a quiet cluster does not use.
 
-    A Node wants a route that no VPC takes and a pod's bandwidth is changed: Events; a vSwitch that nobody draws on is to
-    go; an exclusive pod is told of its second address.
+    A Node wants a route that no VPC takes and a pod's bandwidth is changed: Events; a vSwitch that nobody draws on
+    goes; an exclusive pod is told of its second address.
     """
     kube, node, ghost = hold.kube_of(box), box.status().nodes[0].name, "ghost"
     try:
