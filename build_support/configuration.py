@@ -96,8 +96,8 @@ def value(kind: types.Type) -> str:  # noqa: C901, PLR0911 -- a table
             return _between(f"map of {value(key)} to {value(item)}", low, None, high)
         case types.UnionType(types=(one, types.NoneType())):
             return value(one)
-        case types.UnionType(types=(one, types.LiteralType(values=values))):
-            return f"{value(one)}, or {', '.join(f'`{other}`' for other in values)}"
+        case types.UnionType(types=either):
+            return " or ".join(value(one) for one in either)
         case types.BoolType():
             return "`true` or `false`"
         case _:

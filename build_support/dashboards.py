@@ -59,6 +59,7 @@ def _quantile(quantile: str, metric: str, by: str, matchers: str = "") -> str:
 
 CNI: Final = "eniway_cni_request_duration_seconds"
 STEP: Final = "eniway_cni_step_duration_seconds"
+POLICY: Final = "eniway_networkpolicy_seconds"
 CLOUD: Final = "eniway_cloud_request_duration_seconds"
 
 BOARDS: Final = (
@@ -192,6 +193,61 @@ BOARDS: Final = (
         ),
     ),
     Board(
+        "eniway-policy",
+        "eniway / policy and bandwidth",
+        by_node=True,
+        panels=(
+            Panel(
+                "What NetworkPolicy adds to an ADD, 99 of 100",
+                "s",
+                (Query(_quantile("0.99", POLICY, "node", f'{_NODE},operation="prepare"'), "{{node}}"),),
+            ),
+            Panel(
+                "A change in the kernel, 99 of 100",
+                "s",
+                (Query(_quantile("0.99", POLICY, "node", f'{_NODE},operation="apply"'), "{{node}}"),),
+            ),
+            Panel(
+                "Chains and sets",
+                "short",
+                (
+                    Query(
+                        f"sum by (node, what) (eniway_networkpolicy_objects{{{_NODE}}})",
+                        "{{node}} {{what}}",
+                    ),
+                ),
+            ),
+            Panel(
+                "Failures and repairs in an hour",
+                "short",
+                (
+                    Query(
+                        f"sum by (what) (increase(eniway_networkpolicy_failures_total{{{_NODE}}}[1h])) or vector(0)",
+                        "{{what}}",
+                    ),
+                    Query(f"sum(increase(eniway_networkpolicy_repairs_total{{{_NODE}}}[1h]))", "repairs"),
+                    Query(f"sum(increase(eniway_bandwidth_restored_total{{{_NODE}}}[1h]))", "bandwidth restored"),
+                ),
+                "Failures: changes that the kernel refused, pods refused or started without for want of policies.",
+            ),
+            Panel(
+                "Waiting for bandwidth",
+                "bytes",
+                (
+                    Query(
+                        f"sum by (node, direction) (eniway_bandwidth_backlog_bytes{{{_NODE}}})",
+                        "{{node}} {{direction}}",
+                    ),
+                ),
+            ),
+            Panel(
+                "Packets dropped for bandwidth",
+                "ops",
+                (Query(_rate("eniway_bandwidth_drops_total", "node, direction", _NODE), "{{node}} {{direction}}"),),
+            ),
+        ),
+    ),
+    Board(
         "eniway-cloud",
         "eniway / cloud",
         by_node=False,
@@ -209,6 +265,20 @@ BOARDS: Final = (
                 "Busiest node by Action",
                 "ops",
                 (Query(f"topk by (action) (1, {_rate(f'{CLOUD}_count', 'action, node')})", "{{action}} {{node}}"),),
+            ),
+            Panel(
+                "Free addresses of vSwitches",
+                "short",
+                (Query("min by (vswitch, zone) (eniway_vswitch_available_addresses)", "{{zone}} {{vswitch}}"),),
+                "As the operator last read them; the cloud counts a moment behind.",
+            ),
+            Panel(
+                "ENIs whose instance is gone",
+                "short",
+                (
+                    Query("max by (which) (eniway_abandoned_enis)", "{{which}}"),
+                    Query("sum(increase(eniway_reclaimed_enis_total[1h]))", "deleted in an hour"),
+                ),
             ),
             Panel(
                 "Changes of route tables",

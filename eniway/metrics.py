@@ -114,6 +114,8 @@ POLICY_FAILURES: Final = Counter(
     ["what"],
     registry=REGISTRY,
 )
+for _what in ("kernel", "closed", "open"):
+    POLICY_FAILURES.labels(_what)  # from 0 on: the first failure is an increase, which an alert sees
 POLICY_REPAIRS: Final = Counter(
     "eniway_networkpolicy_repairs", "Namespaces whose policy rules or sets others had changed.", registry=REGISTRY
 )
@@ -148,6 +150,8 @@ RECLAIM_ROUNDS: Final = Counter(
     ["result"],
     registry=REGISTRY,
 )
+for _result in ("done", "too_many_gone", "failed"):
+    RECLAIM_ROUNDS.labels(_result)  # as above
 RECLAIM_SECONDS: Final = Histogram(
     "eniway_reclaim_round_seconds", "Time of a round over the VPC's ENIs.", buckets=_SECONDS, registry=REGISTRY
 )

@@ -38,7 +38,7 @@ while not select.select([sys.stdin], [], [], max(0, due - time.monotonic()))[0]:
     sent += 1
     if sent == 1:
         print("sending", flush=True)
-    due += 0.01
+    due = max(due + 0.01, time.monotonic() - 0.01)  # one that was held up does not catch up: a burst is no flow
     read()
 end = time.monotonic() + 2
 while time.monotonic() < end and any(len(got) < sent for got in answered.values()):

@@ -32,9 +32,12 @@ def addresses(box: Box, kube: Kube) -> Iterator[list[str]]:
         hold.pod(NAMES[1], node=node, exclusive=True),
         hold.pod(NAMES[2], node=node, annotations={"eniway.io/network": "routed"}),
     ]
+    # An exclusive pod bound while kubelet does not have the devices back yet, it refuses for good
+    hold.await_daemons(kube, len(box.status().nodes))
+    hold.agree(box)
     running = hold.start(kube, pods)
     yield [pod["status"]["podIP"] for pod in running if pod["metadata"]["name"] in NAMES]
-    hold.delete(kube, NAMES)
+    hold.clear(kube)
 
 
 def test_upgrade_and_rollback_lose_no_packet(

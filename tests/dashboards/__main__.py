@@ -28,7 +28,14 @@ from tests.box import hold
 TREE = Path(__file__).resolve().parents[2]
 RULES = [TREE / "manifests/alerts" / name for name in ("recording.yaml", "alerts.yaml")]
 ADDRESS = "127.0.0.1:9090"
-ROUNDS = 6
+ROUNDS = 4
+SLOW = {"kubernetes.io/ingress-bandwidth": "1M", "kubernetes.io/egress-bandwidth": "1M"}
+ISOLATED = {
+    "apiVersion": "networking.k8s.io/v1",
+    "kind": "NetworkPolicy",
+    "metadata": {"name": "load", "namespace": hold.HOLD},
+    "spec": {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{"ports": [{"port": 8080}]}]},
+}
 _SELECTOR = re.compile(r"\b(?:(?:\w+:)+\w+|eniway_\w+|up)(?:\{[^}]*\})?")
 _ASK = """
 import json, sys, time, urllib.parse, urllib.request
@@ -61,7 +68,7 @@ def rule_queries() -> dict[str, str]:
                     found[f"rule {rule['record']}"] = rule["record"]
                 else:
                     for selector in _SELECTOR.findall(rule["expr"]):
-                        found[f"alert {rule['alert']}: {selector}"] = selector.replace('state!="RouteCreated"', "")
+                        found[f"alert {rule['alert']}: {selector}"] = selector.replace('{state!="RouteCreated"}', "")
     return found
 
 
@@ -111,8 +118,11 @@ def ask(box: Box, queries: Mapping[str, str]) -> dict[str, list[Any]]:
 def load(box: Box, kube: Kube) -> None:
     """Pods of every kind come and go; some calls of the cloud are throttled."""
     nodes = [node.name for node in box.status().nodes]
-    box.run("fault", "add", "throttle", "target=AssignPrivateIpAddresses", "per_minute=1")
+    throttled = ("target=AssignPrivateIpAddresses", "code=Throttling.User", "status=400", "count=1")
+    box.run("fault", "add", "error", *throttled)  # the Action rests until the next minute
     box.run("fault", "add", "error", "target=DescribeVSwitches", "code=ServiceUnavailable", "status=503", "count=3")
+    kube.create(f"/apis/networking.k8s.io/v1/namespaces/{hold.HOLD}/networkpolicies", ISOLATED)
+    hold.start(kube, [hold.pod(f"slow-{node}", node=node, annotations=SLOW) for node in nodes])
     for turn in range(ROUNDS):
         pods = [hold.pod(f"load-{turn}-{node}-{number}", node=node) for node in nodes for number in range(6)]
         pods += [hold.pod(f"card-{turn}-{node}", node=node, exclusive=True) for node in nodes]

@@ -18,11 +18,11 @@ from image import build
 
 TREE = Path(__file__).parents[3]
 MANIFESTS = TREE / "manifests"
-FOREIGN = {"alerts", "dashboards"}  # files of Prometheus and Grafana
 FILES = sorted(
     path
-    for path in MANIFESTS.rglob("*.yaml")
-    if path.name not in {"config.yaml", "install.yaml"} and FOREIGN.isdisjoint(path.relative_to(MANIFESTS).parts)
+    for folder in ("base", "overlays")
+    for path in (MANIFESTS / folder).rglob("*.yaml")
+    if path.name != "config.yaml"
 )
 
 
