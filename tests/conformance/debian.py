@@ -23,6 +23,8 @@ _RUN: Final = "/run/containerd-debian"
 _PATIENCE: Final = 60.0
 _PAUSE: Final = "registry.k8s.io/pause"
 _WIRE_BYTES: Final = 2
+_VERBOSE: Final = b"\x08\x01"
+"""StatusRequest.verbose"""
 
 
 def findings(box: Box, scratch: Path) -> Iterator[Finding]:
@@ -48,21 +50,32 @@ class _Runtime:
 
     def life(self, conflist: dict[str, object]) -> str:
         """Run a sandbox, see that it has an address, end it; what was wrong."""
-        (self._inside / _RUN.lstrip("/") / "net.d" / "10-test.conflist").write_text(json.dumps(conflist))
         self._serial += 1
         name = f"debian-{self._serial}"
+        (self._inside / _RUN.lstrip("/") / "net.d" / "10-test.conflist").write_text(
+            json.dumps({**conflist, "name": name})
+        )
         metadata = _text(1, name) + _text(2, f"uid-of-{name}") + _text(3, "conformance")
         annotation = _text(1, "eniway.io/network") + _text(2, "routed")
         config = _field(1, metadata) + _field(7, annotation) + _field(8, _text(1, self._cgroup))
         try:
+            self._until_loaded(name)
             sandbox = _first(self._call("RunPodSandbox", _field(1, config)), 1)
             status = _first(self._call("PodSandboxStatus", _field(1, sandbox)), 1)
             address = _first(_first(status, 5), 1).decode()
             for verb in ("StopPodSandbox", "RemovePodSandbox"):
                 self._call(verb, _field(1, sandbox))
-        except grpc.RpcError as error:
+        except (grpc.RpcError, TimeoutError) as error:
             return str(error)
         return "" if address.startswith("172.20.") else f"the routed sandbox has the address {address!r}"
+
+    def _until_loaded(self, network: str) -> None:
+        """It reads the file when the kernel tells it; its verbose status shows what it has read."""
+        deadline = time.monotonic() + _PATIENCE
+        while network.encode() not in self._call("Status", _VERBOSE):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"containerd did not read the network {network}")
+            time.sleep(0.1)
 
     def serves(self) -> bool:
         """Whether it has its network's configuration and answers."""
