@@ -60,11 +60,6 @@ boxtest: box
 bench: box ## the figures, measured
 	@$(BIN)/python -m tests.bench
 
-.PHONY: soak
-STEPS ?= 10000
-soak: venv ## long stories of faults and kills: STEPS=10000
-	@$(BIN)/python -m tests.soak.books --steps $(STEPS) --log critical
-
 SUITE ?= cni
 KIND ?= shared
 conformance: box ## suites of others: SUITE=cni|e2e|cyclonus KIND=shared|exclusive|mixed
@@ -79,8 +74,10 @@ dashboards: box ## every query of every panel and rule, asked of a real Promethe
 	@make/prometheus build/prometheus
 	@$(BIN)/python -m tests.dashboards build/prometheus/usr/bin
 
-soak: box ## pods come and go while daemons die, and nothing is lost
+STEPS ?= 10000
+soak: box ## pods come and go while daemons die, an allocator under every fault of the cloud: STEPS=10000
 	@$(BIN)/python -m tests.soak
+	@$(BIN)/python -m tests.soak.books --steps $(STEPS) --log critical
 
 .PHONY: fresh
 fresh: system ## demo and test in a Debian 12 root made from nothing

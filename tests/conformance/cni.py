@@ -10,7 +10,7 @@ from pathlib import Path
 from demo.box import Box
 from demo.kube import Kube
 from tests.box import hold
-from tests.conformance import debian, on_node
+from tests.conformance import on_node
 from tests.conformance.on_node import Finding
 from vpcbox.cluster.components import ensure
 
@@ -25,12 +25,9 @@ def run() -> int:
     box = Box(STATE)
     try:
         box.run("up", "--nodes", "1", "--install", "eniway")
-        findings = [
-            *by_cnitool(box, components.path("cnitool")),
-            *by_containerd(box),
-            *debian.findings(box, STATE.parent),
-        ]
-        hold.agree(box)
+        # cnitool's pods are nobody's: with policies an ADD waits until the API server tells of its pod.
+        hold.configure(hold.kube_of(box), networkpolicy=False)
+        findings = [*by_cnitool(box, components.path("cnitool")), *by_containerd(box)]
     finally:
         box.run("down")
     for version, who, what, complaint in findings:
