@@ -68,6 +68,8 @@ def explained(struct: type) -> dict[str, str]:
 def value(kind: types.Type) -> str:  # noqa: PLR0911 -- a table
     """What may stand there, in words."""
     match kind:
+        case types.LiteralType(values=(only,)):
+            return f"`{only}`"
         case types.LiteralType(values=values):
             return "one of " + ", ".join(f"`{one}`" for one in values)
         case types.StrType(pattern=str(pattern)):
@@ -85,6 +87,8 @@ def value(kind: types.Type) -> str:  # noqa: PLR0911 -- a table
             return _between(f"map of {value(key)} to {value(item)}", low, None, high)
         case types.UnionType(types=(one, types.NoneType())):
             return value(one)
+        case types.UnionType(types=several):
+            return ", or ".join(map(value, several))
         case types.BoolType():
             return "`true` or `false`"
         case _:
