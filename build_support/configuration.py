@@ -65,7 +65,7 @@ def explained(struct: type) -> dict[str, str]:
     return found
 
 
-def value(kind: types.Type) -> str:  # noqa: PLR0911 -- a table
+def value(kind: types.Type) -> str:  # noqa: C901, PLR0911 -- a table
     """What may stand there, in words."""
     match kind:
         case types.LiteralType(values=(only,)):
