@@ -79,6 +79,8 @@ def explained(struct: type) -> dict[str, str]:
 def value(kind: types.Type) -> str:  # noqa: C901, PLR0911 -- a table
     """What may stand there, in words."""
     match kind:
+        case types.LiteralType(values=(only,)):
+            return f"`{only}`"
         case types.LiteralType(values=values):
             return "one of " + ", ".join(f"`{one}`" for one in values)
         case types.StrType(pattern=str(pattern)):
@@ -96,8 +98,8 @@ def value(kind: types.Type) -> str:  # noqa: C901, PLR0911 -- a table
             return _between(f"map of {value(key)} to {value(item)}", low, None, high)
         case types.UnionType(types=(one, types.NoneType())):
             return value(one)
-        case types.UnionType(types=either):
-            return " or ".join(value(one) for one in either)
+        case types.UnionType(types=several):
+            return ", or ".join(map(value, several))
         case types.BoolType():
             return "`true` or `false`"
         case _:

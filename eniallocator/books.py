@@ -14,12 +14,10 @@ from ipaddress import IPv4Address, IPv4Network
 from random import Random
 from typing import Any, Final
 
-from eniallocator import publish
 from eniallocator.careers import Kernel
 from eniallocator.clock import Clock
 from eniallocator.cloud.api import CloudApi
 from eniallocator.cloud.switch import Switch
-from eniallocator.conditions import Conditions
 from eniallocator.devices import Device, devices
 from eniallocator.grants import Grants, Turn
 from eniallocator.handover import KubeletSlots
@@ -27,13 +25,14 @@ from eniallocator.inventory import Inventory
 from eniallocator.ledger import Ledger
 from eniallocator.lifecycle import State
 from eniallocator.opening import Opening
-from eniallocator.plan import CardView, Demand, Limits
+from eniallocator.plan import Demand
 from eniallocator.pool import Pool
 from eniallocator.records import AddressRecord, Change, Drop, EniRecord, LeaseRecord, Put, RoutedAddress, Use
 from eniallocator.recover import recover
 from eniallocator.routed import Routed
+from eniallocator.statement import Statement
 from eniallocator.store import Store
-from eniallocator.waiting import Outlook, Ticket, overdue
+from eniallocator.waiting import Ticket, overdue
 from eniway import log, metrics
 from eniway.config import NodeConfig
 from eniway.errors import ConflictError, DeadlineExceeded, InvalidRequest, InvariantBroken, NotReady
@@ -48,7 +47,6 @@ from eniway.model import (
     PodRef,
     Sandbox,
     Slot,
-    VSwitchId,
     Wish,
 )
 
@@ -97,9 +95,7 @@ class Books:
         switch: Switch,
     ) -> None:
         self._config = config
-        self._identity = opening.identity
         self._ledger: Ledger = opening.ledger
-        self._cloud = cloud
         self._kernel = kernel
         self._clock = clock
         self._inventory = Inventory(
@@ -111,7 +107,6 @@ class Books:
         self._queue: list[Ticket] = []
         self._wanted: set[Slot] = set()
         self._store = Store(self._inventory, self._ledger, changed=self._changed)
-        self._vswitches = opening.vswitches
         self._fell_back = fell_back
         self._routed = Routed(
             eni_id=opening.identity.primary_eni,
@@ -129,7 +124,7 @@ class Books:
             config=config,
             limits=opening.limits,
             rebuilt=opening.rebuilt,
-            vswitches=self._vswitches,
+            vswitches=opening.vswitches,
             store=self._store,
             cloud=cloud,
             kernel=kernel,
@@ -142,17 +137,26 @@ class Books:
             kubelet=kubelet,
             switch=switch,
         )
+        self._statement = Statement(
+            identity=opening.identity,
+            config=config,
+            inventory=self._inventory,
+            pool=self._pool,
+            routed=self._routed,
+            vswitches=opening.vswitches,
+            cloud=cloud,
+            clock=clock,
+        )
         self._grants = Grants(
             self._inventory,
             self._routed,
             clock=clock,
-            shortage=lambda: self._outlook().shortage,
+            shortage=lambda: self._statement.outlook().shortage,
         )
         self._serving = False
         self._devices_signal = _Signal()
         self._status_signal = _Signal()
         self._last_devices: tuple[Device, ...] = ()
-        self._conditions = Conditions()
         self._changed()
 
     # -- leases
@@ -198,7 +202,7 @@ class Books:
                 self._queue.remove(ticket)
                 self._pool.wake()
         if not ticket.granted.done():
-            raise overdue(ticket, self._inventory, self._outlook(), waited=self._clock.monotonic() - started)
+            raise overdue(ticket, self._inventory, self._statement.outlook(), waited=self._clock.monotonic() - started)
         record, durable = ticket.granted.result()
         lease = self._inventory.lease_of(record)
         await durable
@@ -349,32 +353,11 @@ class Books:
 
     def capacity(self) -> Mapping[str, Capacity]:
         """Of ``slots``, ``addresses``, ``services`` and ``routed``, in the four words."""
-        return self._capacity(self._views())
+        return self._statement.capacity()
 
     def status(self) -> dict[str, Any]:
         """The status of this node's NodeNetwork."""
-        views = self._views()
-        capacity = self._capacity(views)
-        outlook = self._outlook()
-        return publish.node_network(
-            identity=self._identity,
-            vswitches=[VSwitchId(vswitch.vswitch_id) for vswitch in self._vswitches.usable()],
-            enis=self._inventory.enis.values(),
-            cards={view.token: view for view in views},
-            capacity=capacity,
-            most=publish.most(capacity, self._pool.limits(), routed=self._inventory.pods.size),
-            holders=publish.holders(self._inventory.leases.values()),
-            wish=self._config.default_wish,
-            conditions=self._conditions.judge(
-                started=self._pool.started,
-                addresses=publish.free_by_default(capacity, self._config.default_wish),
-                shortage=publish.shortage(outlook.shortage, outlook.routed, self._config.default_wish),
-                obstacle=outlook.obstacle,
-                routed=self._routed.standing(),
-                trouble=self._cloud.trouble,
-                wall=self._clock.wall(),
-            ),
-        )
+        return self._statement.status()
 
     async def status_changed(self) -> None:
         """Return when ``status()`` may have changed: a moment after, since a burst of pods is many changes."""
@@ -484,7 +467,7 @@ class Books:
         turn = Turn(
             now=self._clock.monotonic(),
             shared_slots=None if limits is None else limits.shared_slots,
-            coming=functools.cache(self._coming),
+            coming=functools.cache(self._statement.coming),
         )
         ahead = 0
         for ticket in tuple(self._queue):
@@ -518,10 +501,6 @@ class Books:
         self._inventory.cool([record.address for record in known if not record.orphan], now)
         return [Drop(record) if record.orphan else Put(replace(record, released=wall)) for record in known]
 
-    def _coming(self) -> int | None:
-        """Shared addresses that are free or can be had; None before the cloud has been seen."""
-        return publish.free(self._addresses(self._views())) if self._pool.started else None
-
     def _demand(self) -> Demand:
         waiting = [ticket for ticket in self._queue if not ticket.granted.done()]
         slots = {ticket.slot for ticket in waiting if ticket.kind is Kind.EXCLUSIVE and ticket.slot is not None}
@@ -529,52 +508,3 @@ class Books:
             shared=sum(ticket.kind is Kind.SHARED for ticket in waiting),
             slots=frozenset(slots | self._wanted),
         )
-
-    def _outlook(self) -> Outlook:
-        limits = self._pool.limits()
-        trouble = self._cloud.trouble
-        capacity = self.capacity()
-        unread = "" if self._vswitches.all_known() else "the vSwitches"
-        if limits is None:
-            unread = f"the limits of {self._identity.instance_type}"
-        return Outlook(
-            unread=unread,
-            blocked=self._pool.blocked if limits is not None and limits.vswitch is None else "",
-            vswitches=self._no_vswitch(),
-            starved=", ".join(sorted(self._starved(limits))),
-            addresses=capacity["addresses"],
-            shared_slots=0 if limits is None else len(limits.shared_slots),
-            instance_type=self._identity.instance_type,
-            routed=self._routed.shortage(),
-            routed_full=bool(self._routed.standing().possible and not capacity["routed"].cooling),
-            trouble="" if trouble is None else trouble.message,
-        )
-
-    def _starved(self, limits: Limits | None) -> set[VSwitchId]:
-        if limits is None:
-            return set()
-        shared = (view for view in self._views() if view.use is Use.SHARED and view.total < limits.secondary)
-        return {view.vswitch_id for view in shared if view.vswitch_id in limits.empty_vswitches}
-
-    def _no_vswitch(self) -> str:
-        configured = f"{', '.join(self._config.vswitches)} of zone {self._identity.zone}"
-        if not self._vswitches.usable():
-            return f"no vSwitch to take addresses from: expected one of {configured} in the VPC {self._identity.vpc_id}"
-        if self._vswitches.choose(self._clock.monotonic()) is None:
-            return f"no free address in {configured}"
-        return ""
-
-    def _capacity(self, views: tuple[CardView, ...]) -> dict[str, Capacity]:
-        return {
-            "slots": publish.slot_capacity(views, self._pool.limits()),
-            "addresses": self._addresses(views),
-            "services": publish.service_capacity(views, self._pool.limits()),
-            "routed": self._routed.capacity(self._clock.monotonic()),
-        }
-
-    def _addresses(self, views: tuple[CardView, ...]) -> Capacity:
-        stock = self._vswitches.stock(self._clock.monotonic())
-        return publish.address_capacity(views, self._pool.limits(), stock=stock)
-
-    def _views(self) -> tuple[CardView, ...]:
-        return self._inventory.views(self._clock.monotonic())

@@ -43,19 +43,25 @@ class Shelf:
 
     __slots__ = ("_free", "order", "stuck", "times")
 
-    def __init__(self, times: tuple[float, ...], order: tuple[IPv4Address, ...], stuck: int) -> None:
+    def __init__(self, times: list[float], order: list[IPv4Address], stuck: int) -> None:
         self.times = times
         """When each of ``order`` has cooled down, the longest unused first."""
         self.order = order
         self.stuck = stuck
         """Addresses beside these: orphaned, being given back, or leased with another card."""
-        self._free: tuple[IPv4Address, ...] = ()
+        self._free: tuple[IPv4Address, ...] | None = None
+
+    def take(self, address: IPv4Address) -> None:
+        """``address`` is leased; ValueError for one that is not here."""
+        place = self.order.index(address)
+        del self.times[place], self.order[place]
+        self._free = None
 
     def free(self, now: float) -> tuple[IPv4Address, ...]:
         """Those that have cooled down."""
         count = bisect_right(self.times, now)
-        if count != len(self._free):
-            self._free = self.order[:count]
+        if self._free is None or count != len(self._free):
+            self._free = tuple(self.order[:count])
         return self._free
 
 
@@ -103,6 +109,10 @@ class Inventory:
         """Do it; what undoes it, or None where it changed nothing."""
         before = self._lookup(change.record)
         if isinstance(change, Put):
+            if isinstance(before, LeaseRecord) and replace(before, confirmed=True) == change.record:
+                # The commonest change, and one that takes and frees nothing.
+                self.leases[before.key] = change.record
+                return Put(before)
             if before is not None:
                 self._forget(before)
             self._take(change.record)
@@ -132,6 +142,22 @@ class Inventory:
             case AssignRecord():
                 return self.assigns.get(record.token)
 
+    def _leased_off(self, record: LeaseRecord) -> None:
+        """The shelves without what ``record`` takes: they need not be filled anew for each lease."""
+        for address in record.addresses:
+            known = self.addresses.get(address)
+            shelf = None if known is None else self._shelves.get(known.token)
+            if shelf is None or known is None or known.primary:
+                continue
+            if known.token not in self._cards_of(record):
+                del self._shelves[known.token]
+                continue
+            try:
+                shelf.take(address)
+            except ValueError:
+                # Orphaned, or on its way back: rare, and counted elsewhere.
+                del self._shelves[known.token]
+
     def _stir(self, record: Record) -> None:
         """What was worked out of the cards that ``record`` is about no longer holds."""
         match record:
@@ -144,7 +170,8 @@ class Inventory:
                         self._shelves.pop(known.token, None)
 
     def _take(self, record: Record) -> None:
-        self._stir(record)
+        if not isinstance(record, LeaseRecord):
+            self._stir(record)
         match record:
             case EniRecord():
                 self.enis[record.token] = record
@@ -159,6 +186,7 @@ class Inventory:
                     raise InvariantBroken(
                         f"{record.key.alias} cannot have {taken}: leased to {self._holder[taken[0]].alias}"
                     )
+                self._leased_off(record)
                 self.leases[record.key] = record
                 self._holder.update(dict.fromkeys(record.addresses, record.key))
                 self._leased.update(self._cards_of(record))
@@ -294,7 +322,7 @@ class Inventory:
             else:
                 resting.append((self._cool_at.get(address, 0.0), int(address), address))
         resting.sort()
-        shelf = Shelf(tuple(at for at, _, _ in resting), tuple(address for _, _, address in resting), stuck)
+        shelf = Shelf([at for at, _, _ in resting], [address for _, _, address in resting], stuck)
         self._shelves[token] = shelf
         return shelf
 

@@ -169,6 +169,17 @@ class Books(RuleBasedStateMachine):
         self.undone.clear()
 
     @invariant()
+    def what_a_card_has_is_as_if_it_were_counted_anew(self) -> None:
+        if hasattr(self, "inventory"):
+            for token in self.inventory.enis:
+                kept = self.inventory._shelf(token)
+                del self.inventory._shelves[token]
+                anew = self.inventory._shelf(token)
+                assert (kept.order, kept.times, kept.stuck) == (anew.order, anew.times, anew.stuck)
+                assert kept.free(self.now) == anew.free(self.now)
+                self.inventory._shelves[token] = kept
+
+    @invariant()
     def memory_is_what_was_told(self) -> None:
         if hasattr(self, "inventory"):
             assert self.inventory.leases == self.told

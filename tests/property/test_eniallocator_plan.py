@@ -216,7 +216,7 @@ def test_demand_is_met_as_far_as_limits_allow(world: tuple[list[CardView], Deman
     limits = replace(limits, vswitch=VSWITCHES[0], empty_vswitches=frozenset(), scarce_vswitches=frozenset())
     for _ in range(100):
         # What is claimed is another's to give.
-        ops = [op for op in plan(calm, demand, limits) if not isinstance(op, ClaimSlot)]
+        ops = tuple(op for op in plan(calm, demand, limits) if not isinstance(op, ClaimSlot))
         if not ops:
             break
         calm = done(calm, ops)

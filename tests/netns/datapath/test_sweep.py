@@ -238,3 +238,17 @@ async def quiet(node: Node) -> None:
                 await node.network.changed()
         except TimeoutError:
             return
+
+
+@both_kinds
+async def test_what_is_routed_to_whom_is_read_from_the_kernel(
+    vpc: Vpc, nodes: tuple[Node, Node], lease_of: LeaseOf
+) -> None:
+    """By the key in the link's alias: the address that a lost ledger is rebuilt by, the one on the veth."""
+    node, _ = nodes
+    lease = lease_of(vpc, node, vpc.pod())
+    assert await node.network.observe_routed() == {}
+    await node.network.attach(lease)
+    assert await node.network.observe_routed() == {lease.key: {lease.service_address or lease.address}}
+    await node.network.detach(lease)
+    assert await node.network.observe_routed() == {}

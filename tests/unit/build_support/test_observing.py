@@ -16,7 +16,14 @@ TREE = Path(__file__).parents[3]
 ALERTS = TREE / "manifests/alerts"
 HISTOGRAM = ("_bucket", "_sum", "_count")
 FROM_SCRAPING = {"node", "job", "instance"}
-TROUBLE = (errors.Throttled, errors.Transient, errors.Unreachable, errors.Credentials, errors.Forbidden)
+TROUBLE = (
+    errors.Throttled,
+    errors.Transient,
+    errors.Unreachable,
+    errors.Credentials,
+    errors.Forbidden,
+    errors.Withheld,
+)
 """Their names are reasons of the condition CloudReachable."""
 KNOWN = {metrics.exposed(metric): set(metrics.labels(metric)) for metric in metrics.all_of_them()}
 

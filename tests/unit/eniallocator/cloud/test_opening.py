@@ -58,7 +58,7 @@ class Account:
         self.faults = faults
         self.directory = directory
         self.vpc = vpc
-        self.urls = {"endpoint": endpoint, "metadata": service, "credentials": str(directory)}
+        self.urls: dict[str, Any] = {"endpoint": endpoint, "metadata": service, "credentials": str(directory)}
         self.environ = {
             "ALIBABA_CLOUD_ROLE_ARN": ROLE.arn,
             "ALIBABA_CLOUD_OIDC_PROVIDER_ARN": PROVIDER.arn,
