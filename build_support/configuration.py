@@ -96,10 +96,8 @@ def value(kind: types.Type) -> str:  # noqa: C901, PLR0911 -- a table
             return _between(f"list of {value(item)}", low, None, high)
         case types.DictType(key_type=key, value_type=item, min_length=low, max_length=high):
             return _between(f"map of {value(key)} to {value(item)}", low, None, high)
-        case types.UnionType(types=(one, types.NoneType())):
-            return value(one)
-        case types.UnionType(types=several):
-            return ", or ".join(map(value, several))
+        case types.UnionType(types=kinds):
+            return " or ".join(value(one) for one in kinds if not isinstance(one, types.NoneType))
         case types.BoolType():
             return "`true` or `false`"
         case _:

@@ -18,7 +18,7 @@ from statistics import median, quantiles
 from demo import inside
 from demo.box import Box
 from demo.kube import Kube, Object
-from tests.bench import bandwidth, operator_resync, start, wire
+from tests.bench import bandwidth, operator_resync, packet, start, wire
 from tests.bench.figures import LEAST_ROUNDS, Figure, median_of_ratios, rotated, table
 from tests.bench.vxlan import overlay
 from tests.bench.wire import Place
@@ -42,6 +42,7 @@ def main() -> int:
         "box": bench_box,
         "bandwidth": bandwidth.bench,
         "operator": lambda _: operator_resync.figures(),
+        "packet": lambda options: packet.figures(BUILD, rounds=options.rounds),
         "wire": bench_eniway,
     }
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)

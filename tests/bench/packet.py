@@ -63,39 +63,43 @@ def main() -> int:
     parser.add_argument("--parts", action="store_true", help="what each part of the way costs, instead")
     options = parser.parse_args()
     BUILD.mkdir(parents=True, exist_ok=True)
-    figures = asyncio.run(_measure(options))
-    print(f"\n{table(figures)}")
-    return 0 if all(figure.holds for figure in figures) else 1
+    if options.parts:
+        print(f"\n{table(asyncio.run(_parts(BUILD, rounds=options.rounds)))}")
+        return 0
+    found = figures(BUILD, rounds=options.rounds, crowd=options.crowd)
+    print(f"\n{table(found)}")
+    return 0 if all(figure.holds for figure in found) else 1
 
 
-async def _measure(options: argparse.Namespace) -> list[Figure]:
-    rtt, flood = wire.compile_rtt(BUILD), _compile_flood(BUILD)
+def figures(build: Path, *, rounds: int, crowd: int = CROWD) -> list[Figure]:
+    """The crowded node's costs as multiples of the other's; programs are compiled into ``build``."""
+    return asyncio.run(_compare(build, rounds=rounds, crowd=crowd))
+
+
+async def _compare(build: Path, *, rounds: int, crowd: int) -> list[Figure]:
+    rtt, flood = wire.compile_rtt(build), _compile_flood(build)
     with standing() as vpc:
         async with AsyncExitStack() as stack:
             outside = instance(vpc)
             there = Place(outside.path, instance_address(outside))
-            alone = await _node(vpc, stack, 1)
-            if options.parts:
-                return _parts(vpc, alone, there, rtt=rtt, flood=flood, rounds=options.rounds)
-            crowded = await _node(vpc, stack, options.crowd)
-            places = {"alone": alone[1], "crowded": crowded[1]}
+            places = {"alone": (await _node(vpc, stack, 1))[1], "crowded": (await _node(vpc, stack, crowd))[1]}
             out, into, tcp, udp = list[Round](), list[Round](), list[Round](), list[Round]()
-            for turn in range(options.rounds):
+            for turn in range(rounds):
                 order = rotated(tuple(places), turn)
                 out.append({one: _flood(flood, places[one], there) for one in order})
                 into.append({one: _flood(flood, there, places[one]) for one in order})
                 tcp.append({one: wire.round_trip(rtt, there, places[one], "tcp") for one in order})
                 udp.append({one: wire.round_trip(rtt, there, places[one], "udp") for one in order})
-    what = f"shared pod, {options.crowd} pods on its node ÷ one:"
+    what = f"shared pod, {crowd} pods on its node ÷ one:"
     return [
         Figure(
             f"{what} {name}",
-            median_of_ratios(rounds, "crowded", "alone"),
+            median_of_ratios(samples, "crowded", "alone"),
             "x",
             MOST,
-            beside=f"{median(one['crowded'] for one in rounds):.0f} {unit}",
+            beside=f"{median(one['crowded'] for one in samples):.0f} {unit}",
         )
-        for name, rounds, unit in (
+        for name, samples, unit in (
             ("CPU per packet out", out, "ns"),
             ("CPU per packet in", into, "ns"),
             ("TCP p50 round trip", tcp, "µs"),
@@ -104,31 +108,27 @@ async def _measure(options: argparse.Namespace) -> list[Figure]:
     ]
 
 
-def _parts(vpc: Vpc, node: tuple[Node, Place], there: Place, *, rtt: Path, flood: Path, rounds: int) -> list[Figure]:
-    """Each part's share of a datagram's way out and of a round trip, as differences between neighbours in the list."""
-    host, pod = node
-    # Without its mark a pod's packet leaves by the primary card: here that has to be the same way.
-    vpc.router.exec("iptables", "-F")
-    instance_place = Place(host.path, host.address)
-
-    def measured(place: Place) -> tuple[float, float]:
-        floods = [_flood(flood, place, there) for _ in range(rounds)]
-        return median(floods), median(wire.round_trip(rtt, there, place, "udp") for _ in range(rounds))
-
-    found = {}
-    for name, commands in PARTS:
-        for command in commands:
-            host.exec(*command)
-        found[name] = measured(pod)
-    found["instance"] = measured(instance_place)
-    return [
-        figure
-        for name, (nanoseconds, microseconds) in found.items()
-        for figure in (
-            Figure(f"{name}: CPU per packet out", nanoseconds, "ns"),
-            Figure(f"{name}: UDP p50 round trip", microseconds, "µs"),
-        )
-    ]
+async def _parts(build: Path, *, rounds: int) -> list[Figure]:
+    """A datagram's way out and a round trip with ever less on the way; the differences are the parts' costs."""
+    rtt, flood = wire.compile_rtt(build), _compile_flood(build)
+    with standing() as vpc:
+        async with AsyncExitStack() as stack:
+            outside = instance(vpc)
+            there = Place(outside.path, instance_address(outside))
+            host, pod = await _node(vpc, stack, 1)
+            # Without its mark a pod's packet leaves by the primary card: here that has to be the same way.
+            vpc.router.exec("iptables", "-F")
+            ways: dict[str, tuple[Place, Sequence[Sequence[str]]]] = {name: (pod, less) for name, less in PARTS}
+            ways["instance"] = (Place(host.path, host.address), ())
+            found = list[Figure]()
+            for name, (place, less) in ways.items():
+                for command in less:
+                    host.exec(*command)
+                nanoseconds = median(_flood(flood, place, there) for _ in range(rounds))
+                microseconds = median(wire.round_trip(rtt, there, place, "udp") for _ in range(rounds))
+                found.append(Figure(f"{name}: CPU per packet out", nanoseconds, "ns"))
+                found.append(Figure(f"{name}: UDP p50 round trip", microseconds, "µs"))
+            return found
 
 
 async def _node(vpc: Vpc, stack: AsyncExitStack, pods: int) -> tuple[Node, Place]:
