@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import replace
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from eniallocator.careers import Careers, Kernel
 from eniallocator.clock import Clock
@@ -303,9 +303,9 @@ class Pool:
                 self._handover.claim(op.slot)
                 self._changed()
 
-    def _spawn(self, work: Awaitable[None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         assert self._group is not None
-        self._group.create_task(_run(work))
+        self._group.create_task(work)
 
     def _occupy(self, token: str) -> None:
         self._busy.add(token)
@@ -446,7 +446,3 @@ class Pool:
             await self._clock.sleep(RETRY_SECONDS)
             if self._store.owes:
                 await self._store.pay()
-
-
-async def _run(work: Awaitable[None]) -> None:
-    await work

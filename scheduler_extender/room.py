@@ -57,9 +57,12 @@ class NodeNetworkStatus(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def ready(self) -> bool:
-        """Whether the daemon knows what its node has."""
+        """Whether the daemon has said what its node has.
+
+        Unknown is no reason against it: before the cloud has answered, what is in service is known, and counted.
+        """
         found = condition_of(self.conditions, "Ready")
-        return found is not None and found.status == "True"
+        return found is not None and found.status != "False"
 
 
 class NodeNetwork(msgspec.Struct, frozen=True, gc=False):

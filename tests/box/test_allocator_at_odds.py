@@ -38,6 +38,8 @@ async def test_addresses_of_a_card_deleted_by_somebody_may_be_another_cards(tmp_
             await cloud.until(lambda: bool(cloud.cards(status=EniStatus.AVAILABLE)))
             cloud.world.delete_eni(card.eni_id)
             await cloud.until(lambda: card.eni_id not in cloud.world.enis)
+            # Else the stock still says that there is nothing, and the new card is another vSwitch's.
+            await cloud.until(lambda: cloud.world.stock(cloud.vswitches[0]) == 4)
         async with cloud.books(**pool) as books:
             await cloud.until(lambda: card.eni_id not in {eni.eni_id for eni in books.cards()})
             new = [await cloud.add(books, f"new-{number}") for number in range(3)]
