@@ -70,6 +70,8 @@ def owner(eni: FleetEni) -> InstanceId:
 def plan(census: Census, gone: Collection[InstanceId], *, most_percent: int) -> Plan:
     """The next round. ``gone``: instances proved not to exist."""
     left = [eni for eni in census.ours if owner(eni) in gone]
-    free = sorted((eni for eni in left if eni.instance_id is None and eni.status in _FREE), key=lambda eni: eni.eni_id)
+    free = [eni for eni in left if eni.instance_id is None and eni.status in _FREE]
+    # Those that are going already come last: as many as a round takes, stuck, would keep the others for ever.
+    free.sort(key=lambda eni: (eni.status is EniStatus.DELETING, eni.eni_id))
     refused = too_many({owner(eni) for eni in left}, census.named, most_percent=most_percent)
     return Plan(() if refused else tuple(free[:MOST_A_ROUND]), len(left), refused)

@@ -92,6 +92,18 @@ def test_round_after_round_ends_with_everything_gone_that_may_go(
     assert plan.too_many or not [eni for eni in left if eni.status is EniStatus.AVAILABLE]
 
 
+@given(st.integers(1, 80), st.integers(0, 80))
+def test_those_stuck_on_their_way_out_keep_no_other(free: int, stuck: int) -> None:
+    """Deleting for ever, more than a round takes: the others are asked for all the same."""
+    mine = {names.TAG_CLUSTER: CLUSTER, names.TAG_INSTANCE: INSTANCES[0]}
+    every = [EniStatus.DELETING] * stuck + [EniStatus.AVAILABLE] * free
+    fleet = tuple(FleetEni(EniId(f"eni-{n:03}"), status, True, None, mine) for n, status in enumerate(every))
+    for _ in range(-(-free // evidence.MOST_A_ROUND)):
+        going = abandoned.plan(abandoned.census(fleet, CLUSTER), INSTANCES[:1], most_percent=20).delete
+        fleet = tuple(replace(eni, status=EniStatus.DELETING) if eni in going else eni for eni in fleet)
+    assert all(eni.status is EniStatus.DELETING for eni in fleet)
+
+
 @given(st.sets(instances), st.sets(instances), st.sets(instances), st.integers())
 async def test_a_living_instance_is_gone_only_if_api_server_and_cloud_both_forget_it(
     living: set[InstanceId], placed: set[InstanceId], suspects: set[InstanceId], seed: int

@@ -121,6 +121,12 @@ def done(cards: list[CardView], ops: tuple[CloudOp, ...]) -> list[CardView]:
     return list(by_token.values())
 
 
+def claimed(limits: Limits, ops: tuple[CloudOp, ...]) -> Limits:
+    """The limits after kubelet has let go of every slot that was claimed."""
+    slots = {op.slot for op in ops if isinstance(op, ClaimSlot)}
+    return replace(limits, shared_slots=limits.shared_slots | slots, exclusive_slots=limits.exclusive_slots - slots)
+
+
 def under_way(cards: list[CardView], ops: tuple[CloudOp, ...]) -> list[CardView]:
     """The books while every call is out."""
     by_token = {card.token: card for card in cards}
@@ -253,7 +259,7 @@ def test_what_was_met_stays_met(world: tuple[list[CardView], Demand, Limits]) ->
         assert not (grows and shrank)
         assert not (shrinks and grew)
         grew, shrank = grew or grows, shrank or shrinks
-        calm = done(calm, ops)
+        calm, limits = done(calm, ops), claimed(limits, ops)
     raise AssertionError("no end")
 
 
