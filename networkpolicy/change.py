@@ -84,11 +84,21 @@ def repair(
 
 
 def rules(held: Held, wanted: Layout) -> str:
-    """Input for iptables-restore: chains that differ, as a whole; jumps that are missing, first in their chain."""
-    anew = {chain: lines for chain, lines in wanted.chains.items() if held.chains.get(chain) != lines}
+    """Input for iptables-restore: what differs; jumps that are missing, first in their chain.
+
+    A chain that only grows is inserted into, any other is written anew: iptables-nft does not end before the kernel has
+    freed a deleted rule, 10 to 20 ms after the commit, and the start of a pod deletes none.
+    """
+    grown = {
+        chain: more
+        for chain, lines in wanted.chains.items()
+        if chain in held.chains and (more := _inserted(held.chains[chain], lines)) is not None
+    }
+    anew = {chain: lines for chain, lines in wanted.chains.items() if chain not in grown}
     gone = held.chains.keys() - wanted.chains.keys()
     lines = [f":{chain} - [0:0]" for chain in (*anew, *sorted(gone))]
     lines += (f"-A {chain} {rule}" for chain, filled in anew.items() for rule in filled)
+    lines += (f"-I {chain} {number} {rule}" for chain, more in grown.items() for number, rule in more)
     extra = list(held.jumps)
     for jump in wanted.jumps:
         if jump in extra:
@@ -98,6 +108,19 @@ def rules(held: Held, wanted: Layout) -> str:
     lines += (f"-D {jump.chain} {jump.rule}" for jump in extra)
     lines += (f"-X {chain}" for chain in sorted(gone))
     return "".join(f"{line}\n" for line in (f"*{TABLE}", *lines, "COMMIT")) if lines else ""
+
+
+def _inserted(held: tuple[str, ...], wanted: tuple[str, ...]) -> list[tuple[int, str]] | None:
+    """Rules to insert, in this order, with their numbers from 1 on; None: ``held`` has others, or in another order."""
+    more: list[tuple[int, str]] = []
+    kept = iter(held)
+    awaited = next(kept, None)
+    for number, rule in enumerate(wanted, 1):
+        if rule == awaited:
+            awaited = next(kept, None)
+        else:
+            more.append((number, rule))
+    return more if awaited is None else None
 
 
 def read(saved: str) -> Held:

@@ -26,7 +26,7 @@ from eniway.model import Kind, Lease, LeaseKey
 from networkpolicy import render
 from networkpolicy.change import Change, follow, repair
 from networkpolicy.index import Change as Members
-from networkpolicy.model import Model
+from networkpolicy.model import Endpoint, Model
 from networkpolicy.place import Place, PlaceGone
 from networkpolicy.render import EMPTY, Layout
 from networkpolicy.terms import Family, set_name
@@ -170,10 +170,12 @@ class Enforcer:
             self._pods[lease.key] = _Site(self._inside(lease), held=EMPTY)  # nobody was in there before
         endpoint = self.model.attach(lease)
         self.wake()
-        seen = False
-        while not seen:
-            seen = endpoint.pod is not None
+        while endpoint.pod is None:
             await self._next_turn()
+            self._still_wanted(endpoint)
+        self.wake()  # the turn that begins at its object's event may have begun before this one was waited for
+        await self._next_turn()
+        self._still_wanted(endpoint)
         if not endpoint.programs:
             return  # all that may be missing is its address in the sets of others
         chains = {render.program_chain(program, self.model.family)[0] for program in endpoint.programs.values()}
@@ -184,6 +186,10 @@ class Enforcer:
             await self._next_turn()
         if any(site.broken & chains for site in sites):
             raise KernelError(f"pod {lease.pod}: the kernel refused the rules of its policies")
+
+    def _still_wanted(self, endpoint: Endpoint) -> None:
+        if self.model.endpoints.get(endpoint.lease.key) is not endpoint:
+            raise NotReady(f"pod {endpoint.lease.pod}: its network was given up while its policies were waited for")
 
     async def _next_turn(self) -> None:
         """Return at the end of a turn that has begun after now."""
