@@ -1,7 +1,8 @@
 """`python -m tests.bench.scheduler`: the extender beside a real etcd, API server and kube-scheduler; nodes are objects.
 
 micro     filter over N names, loopback, one connection; memory, and start to ready, with N nodes and M pods
-rate      pods a second with and without the extender, in interleaved pairs
+rate      pods a second with and without the extender, in interleaved pairs; backlog: the pods are there when the
+          scheduler starts, live: they are made while it binds
 faults    pods bound beyond a node's addresses, and Pending ones while there is room: creates and deletes at 95 %,
           the extender killed five times, the scheduler twice, the API server stopped 1.5 s while the extender dies
 """
@@ -17,18 +18,62 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from random import Random
 from statistics import median, quantiles
 
 from aiohttp import ClientSession
 
+from eniway.kube.reflector import Reflector
+from scheduler_extender.pods import Pod
 from tests.box.apiserver import apiserver
 from tests.box.scheduling import MANIFESTS, Scheduling, prepare, scheduling, words
 
 
 def say(text: str) -> None:
     print(text, flush=True)
+
+
+class Sight:
+    """Where the pods are, by one watch: to read all of them again and again would be a load of its own."""
+
+    def __init__(self) -> None:
+        self.where: dict[str, str] = {}
+        self.bound = 0
+        self._news = asyncio.Event()
+
+    def put(self, key: str, item: Pod) -> None:
+        self.bound += bool(item.spec.node_name) - bool(self.where.get(key))
+        self.where[key] = item.spec.node_name
+        self._news.set()
+
+    def drop(self, key: str, _version: int, /) -> None:
+        self.bound -= bool(self.where.pop(key, ""))
+        self._news.set()
+
+    def listed(self, keys: set[str]) -> None:
+        for key in self.where.keys() - keys:
+            self.drop(key, 0)
+
+    async def until(self, holds: Callable[[], bool], *, seconds: float = 600) -> None:
+        async with asyncio.timeout(seconds):
+            while not holds():
+                self._news.clear()
+                await self._news.wait()
+
+
+@asynccontextmanager
+async def watching(cluster: Scheduling) -> AsyncIterator[Sight]:
+    """Until the end of the block."""
+    sight = Sight()
+    pods = Reflector(cluster.client, "/api/v1/namespaces/default/pods", Pod, random=Random(0), store=sight)  # noqa: S311
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(pods.run())
+        await pods.synced()
+        yield sight
+        task.cancel()
 
 
 def main() -> int:
@@ -38,6 +83,8 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=1000)
     parser.add_argument("--pods", type=int, default=5000)
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--mode", choices=("live", "backlog"), default="backlog", help="of rate")
+    parser.add_argument("--whole", action="store_true", help="rate with percentageOfNodesToScore 100")
     parser.add_argument("--native", action="store_true", help="with native counts")
     options = parser.parse_args()
     part = {"micro": micro, "rate": rate, "faults": faults}[options.part]
@@ -79,37 +126,41 @@ async def micro(cluster: Scheduling, options: argparse.Namespace) -> int:
 
 
 async def rate(cluster: Scheduling, options: argparse.Namespace) -> int:
-    """Backlog: the pods are there when the scheduler starts."""
+    """Pods a second, from the first that is bound to the last."""
     await cluster.all(cluster.node(f"node-{number:05}", addresses=words(300)) for number in range(options.nodes))
     ratios = list[float]()
-    for _ in range(options.pairs):
-        without = await _drain(cluster, options.pods, extended=False)
-        async with cluster.extender():
-            beside = await _drain(cluster, options.pods, extended=True)
-        ratios.append(beside / without)
-        say(f"backlog: {beside:.0f} pods/s with, {without:.0f} without: {ratios[-1]:.2f}")
-    say(f"median of {len(ratios)} pairs: {median(ratios):.2f}")
+    async with watching(cluster) as sight:
+        for _ in range(options.pairs):
+            without = await _drain(cluster, sight, options, extended=False)
+            async with cluster.extender():
+                beside = await _drain(cluster, sight, options, extended=True)
+            ratios.append(beside / without)
+            say(f"{options.mode}: {beside:.0f} pods/s with, {without:.0f} without: {ratios[-1]:.2f}")
+    say(f"{options.nodes} nodes, {options.pods} pods, median of {len(ratios)} pairs: {median(ratios):.2f}")
     return 0
 
 
-async def _drain(cluster: Scheduling, pods: int, *, extended: bool) -> float:
-    names = [f"p{number:05}" for number in range(pods)]
-    await cluster.all(map(cluster.pod, names))
-    async with cluster.scheduler(extended=extended):
-        first = await _bound(cluster, 1)
-        began, at_first = time.monotonic(), first
-        async with asyncio.timeout(300):
-            while (done := await _bound(cluster, 1)) < pods:  # noqa: ASYNC110 -- another process
-                await asyncio.sleep(0.2)
-        speed = (done - at_first) / (time.monotonic() - began)
+async def _drain(cluster: Scheduling, sight: Sight, options: argparse.Namespace, *, extended: bool) -> float:
+    names = [f"p{number:05}" for number in range(options.pods)]
+    live = options.mode == "live"
+    changes = {"percentageOfNodesToScore": 100} if options.whole else {}
+    if not live:
+        await cluster.all(map(cluster.pod, names))
+        await sight.until(lambda: len(sight.where) == len(names))
+    async with cluster.scheduler(extended=extended, **changes):
+        if live:
+            # It is at work when it has bound one
+            await cluster.pod("first")
+            names.append("first")
+        await sight.until(lambda: sight.bound > 0)
+        began, before = time.monotonic(), sight.bound
+        if live:
+            await cluster.all(map(cluster.pod, names[:-1]))
+        await sight.until(lambda: sight.bound == len(names))
+        speed = (sight.bound - before) / (time.monotonic() - began)
     await cluster.all(map(cluster.delete, names))
+    await sight.until(lambda: not sight.where)
     return speed
-
-
-async def _bound(cluster: Scheduling, least: int) -> int:
-    while (done := sum(map(bool, (await cluster.pods()).values()))) < least:  # noqa: ASYNC110 -- as above
-        await asyncio.sleep(0.05)
-    return done
 
 
 async def faults(cluster: Scheduling, options: argparse.Namespace) -> int:
@@ -119,14 +170,16 @@ async def faults(cluster: Scheduling, options: argparse.Namespace) -> int:
     names = [f"node-{number:05}" for number in range(options.nodes)]
     await cluster.all(cluster.node(name, addresses=words(each), native=native) for name in names)
     room, bad = each * options.nodes, 0
-    for what in ("nothing", "extender x5", "scheduler x2", "stalled"):
-        bad += await _one(cluster, what, room=room, each=each)
-        await cluster.all([cluster.delete(name) for name in await cluster.pods()])
-        (cluster.folder / "holds.jsonl").unlink(missing_ok=True)
+    async with watching(cluster) as sight:
+        for what in ("nothing", "extender x5", "scheduler x2", "stalled"):
+            bad += await _one(cluster, sight, what, room=room, each=each)
+            await cluster.all([cluster.delete(name) for name in await cluster.pods()])
+            await sight.until(lambda: not sight.where)
+            (cluster.folder / "holds.jsonl").unlink(missing_ok=True)
     return 1 if bad else 0
 
 
-async def _one(cluster: Scheduling, what: str, *, room: int, each: int) -> int:
+async def _one(cluster: Scheduling, sight: Sight, what: str, *, room: int, each: int) -> int:
     stop = asyncio.Event()
     kept: dict[str, asyncio.subprocess.Process] = {}
 
@@ -143,27 +196,26 @@ async def _one(cluster: Scheduling, what: str, *, room: int, each: int) -> int:
     keepers = [asyncio.ensure_future(keep("extender")), asyncio.ensure_future(keep("scheduler"))]
     first, rest = int(room * 0.95), room // 10
     filling = asyncio.ensure_future(cluster.all(cluster.pod(f"p{number:05}") for number in range(first)))
-    await _harm(cluster, what, kept, room)
+    await _harm(sight, what, kept, room)
     await filling
-    found = await cluster.until(lambda pods: sum(map(bool, pods.values())) >= first, seconds=240)
-    ending = list(found)[: room // 20]
+    await sight.until(lambda: sight.bound >= first)
+    ending = [key.partition("/")[2] for key in list(sight.where)[: room // 20]]
     await cluster.all([*map(cluster.delete, ending), *(cluster.pod(f"q{number:05}") for number in range(rest))])
     full = min(room, first - len(ending) + rest)
-    try:
-        found = await cluster.until(lambda pods: sum(map(bool, pods.values())) >= full, seconds=90)
-    except TimeoutError:
-        found = await cluster.pods()
+    with suppress(TimeoutError):
+        await sight.until(lambda: sight.bound >= full, seconds=90)
+    found = await cluster.pods()
     counts = Counter(node for node in found.values() if node)
     over = sum(max(0, count - each) for count in counts.values())
     pending = sum(not node for node in found.values())
-    left = room - sum(counts.values())
-    say(f"{what}: {sum(counts.values())} of {room} places, over {over}, Pending with room {min(pending, left)}")
+    asleep = min(pending, max(0, room - sum(counts.values())))
+    say(f"{what}: {sum(counts.values())} of {room} places, over {over}, Pending with room {asleep}")
     stop.set()
     await asyncio.gather(*keepers)
-    return over + min(pending, max(0, left))
+    return over + asleep
 
 
-async def _harm(cluster: Scheduling, what: str, kept: dict[str, asyncio.subprocess.Process], room: int) -> None:
+async def _harm(sight: Sight, what: str, kept: dict[str, asyncio.subprocess.Process], room: int) -> None:
     def kill(name: str) -> None:
         if name in kept and kept[name].returncode is None:
             kept[name].kill()
@@ -172,7 +224,7 @@ async def _harm(cluster: Scheduling, what: str, kept: dict[str, asyncio.subproce
         what, (0.2, 0.5, 0.8) if what == "stalled" else ()
     )
     for mark in marks:
-        await _bound(cluster, int(room * mark))
+        await sight.until(lambda least=int(room * mark): sight.bound >= least)  # type: ignore[misc]
         if what == "stalled":
             servers = _children("kube-apiserver")
             for pid in servers:
