@@ -21,7 +21,7 @@ from eniway import log, names
 from eniway.model import Mac
 
 HOST_ETC: Final = Path("/host/etc")
-"""Where the host's /etc is mounted in the daemon's container."""
+"""Where folders of the host's /etc are mounted in the daemon's container, those of the services below and no other."""
 SYS_NET: Final = Path("/sys/class/net")
 _NOBODY: Final = Path("/dev/null")
 _HEAD: Final = f"# Written by eniway ({names.GROUP}), which has these links for itself.\n"
@@ -80,7 +80,7 @@ def observe(primary: Mac, own: Collection[Mac], *, sys: Path = SYS_NET) -> HostC
 
 
 def install(cards: HostCards, etc: Path = HOST_ETC) -> None:
-    """Write what is not there yet, for those services alone whose folder the host has. Failures are logged, no more."""
+    """Write what is not there yet, for those services alone whose folder is mounted. Failures are logged, no more."""
     for path, text in render(cards).items():
         service, _, _ = path.partition("/")
         target = etc / path

@@ -12,7 +12,7 @@ import yaml
 
 from eniway import config, names
 from eniway.errors import BadConfig
-from eniway.node.dropins import HOST_ETC
+from eniway.node.dropins import HOST_ETC, HostCards, render
 from eniway.operator.app import LOCK, NAMESPACE
 from image import build
 
@@ -92,9 +92,10 @@ def test_the_daemon_finds_its_files_where_names_says(container: dict[str, Any], 
         names.KUBELET_DEVICE_PLUGINS,
         str(Path(names.KUBELET_POD_RESOURCES).parent),
         f"{names.HOST_SYSCTLS}/net",
-        str(HOST_ETC),
+        *(str(HOST_ETC / path.partition("/")[0]) for path in render(HostCards("virtio_net", ("eth0",)))),
     }
     assert used <= set(mounts)
+    assert {path for path in mounts if Path(path).is_relative_to(HOST_ETC)} <= used
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     assert set(mounts.values()) == set(volumes)
     for path, name in mounts.items():
@@ -229,9 +230,10 @@ def test_each_crd_is_the_one_that_is_written(kind: str, plural: str) -> None:
 
 
 def sidecars() -> Iterator[dict[str, Any]]:
-    for item in objects():
-        spec = item["spec"] if item["kind"] == "Pod" else item.get("spec", {}).get("template", {}).get("spec", {})
-        yield from (one for one in spec.get("containers", ()) if one["name"] == "eniway-extender")
+    for path in ("control-plane/kube-scheduler.yaml", "second-scheduler/scheduler.yaml"):
+        for item in yaml.safe_load_all((MANIFESTS / path).read_text()):
+            spec = item["spec"] if item["kind"] == "Pod" else item.get("spec", {}).get("template", {}).get("spec", {})
+            yield from (one for one in spec.get("containers", ()) if one["name"] == "eniway-extender")
 
 
 def test_the_extender_beside_a_scheduler_is_the_image_that_is_built_and_keeps_its_journal() -> None:
