@@ -68,7 +68,7 @@ class Sight:
 async def watching(cluster: Scheduling) -> AsyncIterator[Sight]:
     """Until the end of the block."""
     sight = Sight()
-    pods = Reflector(cluster.client, "/api/v1/namespaces/default/pods", Pod, random=Random(0), store=sight)  # noqa: S311
+    pods = Reflector(cluster.client, "/api/v1/namespaces/default/pods", Pod, random=Random(0), store=sight)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(pods.run())
         await pods.synced()
