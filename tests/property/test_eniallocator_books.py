@@ -200,5 +200,5 @@ class Books(RuleBasedStateMachine):
             }
 
 
-Books.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+Books.TestCase.settings = settings(max_examples=40, stateful_step_count=40)
 TestBooks = Books.TestCase

@@ -129,5 +129,5 @@ class KubeletAndUs(RuleBasedStateMachine):
             assert len(self.allocations._named) <= len(self.SLOTS) * 4
 
 
-KubeletAndUs.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+KubeletAndUs.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
 TestKubeletAndUs = KubeletAndUs.TestCase

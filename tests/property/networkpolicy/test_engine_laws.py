@@ -50,7 +50,7 @@ def passes(model: Model, source: str, destination: str, protocol: str | None, po
     return True
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(worlds.worlds())
 def test_the_engine_says_what_the_api_says(world: World) -> None:
     """Every pair of ends, every protocol and port, against an evaluator that shares no code with it."""
@@ -135,7 +135,7 @@ def attach_all(model: Model, world: World) -> None:
             model.attach(lease(made, worlds.address_of(made["metadata"]["namespace"], made["metadata"]["name"])))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(histories())
 def test_how_the_world_came_about_makes_no_difference(history: tuple[World, list[Any], World, set[int]]) -> None:
     """Event by event, with what the kernel would hold followed along, or all at once: the same rules and members."""

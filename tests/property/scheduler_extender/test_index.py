@@ -165,7 +165,7 @@ class Both:
 
 
 @given(st.lists(events, max_size=40))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_index_says_what_a_recount_says(script: list[tuple[str, str, Any]]) -> None:
     """After every event, on every node, for every need; the look-ups of filter agree, and what was gained is told."""
     both = Both()

@@ -192,5 +192,5 @@ class RouteMachine(RuleBasedStateMachine):
         assert not hasattr(self, "running") or not self.running.done()
 
 
-RouteMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+RouteMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestRoutes = RouteMachine.TestCase

@@ -249,7 +249,7 @@ class WorldMachine(RuleBasedStateMachine):
         assert not hasattr(self, "running") or not self.running.done()
 
 
-WorldMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+WorldMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestWorld = WorldMachine.TestCase
 
 
