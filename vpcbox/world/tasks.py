@@ -55,14 +55,21 @@ class Tasks:
 
     def start(self, resource_id: str, status: str, change: Coroutine[Any, Any, None]) -> None:
         """Let the change take its course that ``status`` announces, unless it is under way already."""
-        if self._group is None or (resource_id, status) in self._changing:
+        which = (resource_id, status)
+        # One that is done stands there until the loop's next turn: too late for what it has not seen.
+        under_way = which in self._changing and not self._changing[which].done()
+        if self._group is None or under_way:
             change.close()
         if self._group is None:
             raise RuntimeError("the world does not run")
-        if (resource_id, status) not in self._changing:
+        if not under_way:
             task = self._group.create_task(change, name=f"{status} {resource_id}")
-            self._changing[resource_id, status] = task
-            task.add_done_callback(lambda _: self._changing.pop((resource_id, status)))
+            self._changing[which] = task
+            task.add_done_callback(lambda _: self._ended(which, task))
+
+    def _ended(self, which: tuple[str, str], task: asyncio.Task[None]) -> None:
+        if self._changing[which] is task:
+            del self._changing[which]
 
     async def stop(self, resource_id: str) -> None:
         """End the changes of a resource half-way: whoever asks puts it in order."""
