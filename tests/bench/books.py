@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -173,24 +173,42 @@ async def leases() -> list[Figure]:
     ]
 
 
+class _Arrivals:
+    """When calls arrived, in their order: a loop that watched for them would keep the senders' threads from running."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        self.times.append(time.perf_counter())
+        yield
+
+
 async def call_sent() -> list[Figure]:
     """From an ADD that finds nothing to the Create's arrival at the OpenAPI."""
     spans: list[float] = []
-    for _ in range(10):
-        with tempfile.TemporaryDirectory() as directory:
+    for _ in range(50):
+        arrivals = _Arrivals()
+        with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
             async with (
-                rig(Path(directory), box_clock=BoxClock(40.0), own_clock=SystemClock()) as cloud,
+                rig(
+                    Path(directory),
+                    box_clock=BoxClock(40.0),
+                    own_clock=SystemClock(),
+                    answering=arrivals.one,
+                ) as cloud,
                 cloud.books(exclusive_slots=0, min_idle_addresses=0) as books,
             ):
                 await cloud.until(lambda: books._pool.started, within=30.0)
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(0.1)
                 began = time.perf_counter()
-                waiting = asyncio.create_task(cloud.add(books, "web"))
-                while "CreateNetworkInterface" not in cloud.calls:  # noqa: ASYNC110 -- told by nobody, and at once
-                    await asyncio.sleep(0)
-                spans.append(time.perf_counter() - began)
-                await waiting
-    return [Figure("short pool to cloud call received: worst of 10", max(spans) * 1e3, "ms", 20.0)]
+                await cloud.add(books, "web")
+                spans.append(arrivals.times[cloud.calls.index("CreateNetworkInterface")] - began)
+    return [
+        Figure("short pool to cloud call received: worst of 50", max(spans) * 1e3, "ms", 20.0),
+        Figure("short pool to cloud call received: median", median(spans) * 1e3, "ms"),
+    ]
 
 
 async def calls_for_pods() -> list[Figure]:
