@@ -38,7 +38,7 @@ def listening(where: Namespace) -> Iterator[socket.socket]:
 
 def prefixes(listener: socket.socket) -> set[str]:
     """Of all that was logged up to now."""
-    found = set()
+    found: set[str] = set()
     while True:
         try:
             data = listener.recv(1 << 16, socket.MSG_DONTWAIT)
@@ -76,4 +76,5 @@ async def test_what_would_be_dropped_passes_and_is_logged(vpc: Vpc, nodes: tuple
 
 
 def _policy(space: str) -> PolicyView:
-    return view(PolicyView, {"metadata": {"namespace": space, "name": "deny"}, "spec": DENY})
+    made: PolicyView = view(PolicyView, {"metadata": {"namespace": space, "name": "deny"}, "spec": DENY})
+    return made

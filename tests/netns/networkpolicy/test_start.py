@@ -33,7 +33,7 @@ def isolate(model: Model, lease: Lease) -> None:
     """Its namespace, with a policy for all pods."""
     space = lease.pod.namespace
     model.put_namespace(view(NamespaceView, {"metadata": {"name": space}}))
-    peers = [{"podSelector": {}}]
+    peers: list[Any] = [{"podSelector": {}}]
     spec: dict[str, Any] = {"podSelector": {}, "ingress": [{"from": peers}], "egress": [{"to": peers}]}
     model.put_policy(view(PolicyView, {"metadata": {"namespace": space, "name": "own"}, "spec": spec}))
 
