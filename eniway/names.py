@@ -131,7 +131,7 @@ POLICY_CHAIN_PREFIX: Final = "ENIWAY-NP-"
 POLICY_SET_PREFIX: Final = "eniway-np-"
 """Sets of NetworkPolicy, there as well."""
 POLICY_LOG_GROUP: Final = 8171
-"""NFLOG group of packets that NetworkPolicy drops, or would drop (audit)."""
+"""NFLOG group of packets that NetworkPolicy would drop (audit)."""
 
 ENI_NAME: Final = "eniway"
 """NetworkInterfaceName of cards that eniway creates."""

@@ -1,8 +1,12 @@
 """NetworkPolicy in a box: objects of a real API server, pods of all kinds, real sockets."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
@@ -10,11 +14,14 @@ import pytest
 from demo.application import ready
 from demo.box import Box
 from demo.kube import ApiError, Kube, Object
+from eniway.cli.verb import NOT_WELL, OK
 from tests.box import hold
 
 POLICIES = f"/apis/networking.k8s.io/v1/namespaces/{hold.HOLD}/networkpolicies"
 ROUTED = {"eniway.io/network": "routed"}
 SERVICE_ADDRESS = "eniway.io/service-address"
+PATHS = 3 * 3 * 2
+"""From each client to each server, by both protocols."""
 
 
 @pytest.fixture
@@ -48,12 +55,23 @@ def reaches(kube: Kube, client: str, host: str, protocol: str) -> bool:
 
 
 def wrong(kube: Kube, clients: list[str], servers: dict[str, str], allowed: set[tuple[str, str, str]]) -> list[str]:
-    """Paths that are not as ``allowed`` says: client, server, protocol."""
+    """Paths that are not as ``allowed`` says: client, server, protocol. All at once: a dropped call takes seconds."""
+    every = list(product(clients, servers, ("http", "udp")))
+    with ThreadPoolExecutor(PATHS) as threads:
+        found = threads.map(lambda path: reaches(kube, path[0], servers[path[1]], path[2]), every)
     return [
-        f"{client} → {server} {protocol}: expected {'an answer' if (client, server, protocol) in allowed else 'none'}"
-        for client, server, protocol in product(clients, servers, ("http", "udp"))
-        if reaches(kube, client, servers[server], protocol) != ((client, server, protocol) in allowed)
+        f"{client} → {server} {protocol}: expected {'none' if answered else 'an answer'}"
+        for (client, server, protocol), answered in zip(every, found, strict=True)
+        if answered != ((client, server, protocol) in allowed)
     ]
+
+
+def explained(box: Box, source: str, destination: str, port: str) -> tuple[int, list[str]]:
+    """What `eniway explain` ends with and says; ends are names of pods of these tests, or addresses."""
+    ends = [end if end[0].isdigit() else f"{hold.HOLD}/{end}" for end in (source, destination)]
+    argv = [sys.executable, "-m", "eniway.cli.main", "explain", *ends, port, f"--kubeconfig={box.status().kubeconfig}"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout.splitlines()
 
 
 def test_policies_hold_for_pods_of_all_kinds_from_their_start(box: Box, kube: Kube) -> None:
@@ -73,6 +91,7 @@ def test_policies_hold_for_pods_of_all_kinds_from_their_start(box: Box, kube: Ku
     for one in servers:
         kube.apply(one)
     hold.start(kube, clients)
+    probes = Kube(Path(box.status().kubeconfig), connections=PATHS)
     names = {one["metadata"]["name"] for one in servers}
 
     def running(found: list[Object]) -> list[Object] | None:
@@ -83,13 +102,31 @@ def test_policies_hold_for_pods_of_all_kinds_from_their_start(box: Box, kube: Ku
     there = kube.until(hold.PODS, running, seconds=hold.PATIENCE)
     addresses = {one["metadata"]["name"]: str(one["status"]["podIP"]) for one in there}
     callers = [one["metadata"]["name"] for one in clients]
-    assert not wrong(kube, callers, addresses, set())
+    assert not wrong(probes, callers, addresses, set())
 
     peer = {"podSelector": {"matchLabels": {"good": "yes"}}}
     rule = {"from": [peer], "ports": [{"port": 8080}]}
     policy(kube, "good", {"podSelector": {"matchLabels": {"role": "server"}}, "ingress": [rule]})
     allowed = {("far-exclusive", name, "http") for name in addresses}
-    hold.settles(lambda: wrong(kube, callers, addresses, allowed), seconds=30)
+    hold.settles(lambda: wrong(probes, callers, addresses, allowed), seconds=30)
+
+    # The command says the same, by the API server's objects
+    isolated = "isolated by hold/deny, hold/good, none of which allows it"
+    assert explained(box, "far-exclusive", "shared", "8080") == (
+        OK,
+        [
+            "passes",
+            "egress of hold/far-exclusive: allowed, no policy isolates it",
+            "ingress of hold/shared: policy hold/good says allow",
+        ],
+    )
+    for source, destination, port in (
+        ("near", "exclusive", "8080"),
+        ("far-exclusive", "exclusive", "8081/UDP"),
+        ("192.0.2.1", "exclusive", "8080"),
+    ):
+        status, lines = explained(box, source, destination, port)
+        assert (status, lines[0], lines[2]) == (NOT_WELL, "dropped", f"ingress of hold/exclusive: dropped, {isolated}")
 
     (caller,) = kube.until(
         hold.PODS,
@@ -112,8 +149,8 @@ def test_policies_hold_for_pods_of_all_kinds_from_their_start(box: Box, kube: Ku
 
     # Egress of the clients, by label again; and the end of it all
     policy(kube, "none", {"podSelector": {"matchLabels": {"role": "client"}}, "policyTypes": ["Egress"]})
-    hold.settles(lambda: wrong(kube, callers, addresses, set()), seconds=30)
+    hold.settles(lambda: wrong(probes, callers, addresses, set()), seconds=30)
     kube.delete(POLICIES)
     every = {(client, server, protocol) for client, server, protocol in product(callers, addresses, ("http", "udp"))}
-    hold.settles(lambda: wrong(kube, callers, addresses, every), seconds=30)
+    hold.settles(lambda: wrong(probes, callers, addresses, every), seconds=30)
     hold.agree(box)

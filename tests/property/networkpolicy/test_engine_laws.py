@@ -173,3 +173,43 @@ def test_how_the_world_came_about_makes_no_difference(history: tuple[World, list
     assert kernel == {name: set(fresh.members(ref)) for name, ref in expected.sets.items()}
     members = {name: list(fresh.members(ref)) for name, ref in expected.sets.items()}
     assert not change.repair(change.Held(layout.jumps, layout.chains), kernel, expected, members)
+
+
+def restored(held: change.Held, text: str) -> dict[str, list[str]]:
+    """What iptables-restore --noflush makes of our chains."""
+    chains = {chain: list(rules) for chain, rules in held.chains.items()}
+    for line in text.splitlines():
+        match line.split(" "):
+            case [declared, "-", "[0:0]"]:
+                chains[declared[1:]] = []
+            case ["-A", chain, *rule]:
+                chains[chain].append(" ".join(rule))
+            case ["-I", chain, number, *rule]:
+                assert 1 <= int(number) <= len(chains[chain]) + 1
+                chains[chain].insert(int(number) - 1, " ".join(rule))
+            case ["-X", chain]:
+                assert not chains.pop(chain)
+    return chains
+
+
+_rules = st.lists(st.sampled_from("abcde"), max_size=6).map(tuple)
+_chains = st.dictionaries(st.sampled_from(("ENIWAY-NP-1", "ENIWAY-NP-2", "ENIWAY-NP-3")), _rules)
+
+
+@given(_chains, _chains)
+def test_rules_lead_from_any_chains_to_any_others(
+    before: dict[str, tuple[str, ...]], after: dict[str, tuple[str, ...]]
+) -> None:
+    """Whether they are inserted or written anew; a second time there is nothing to do."""
+    held, wanted = change.Held((), before), render.Layout((), after, {})
+    assert restored(held, change.rules(held, wanted)) == {chain: list(rules) for chain, rules in after.items()}
+    assert not change.rules(change.Held((), after), wanted)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcde"), st.booleans()), max_size=8))
+def test_a_chain_that_only_grows_loses_no_rule(rules: list[tuple[str, bool]]) -> None:
+    """So that nobody waits for the kernel to free one."""
+    before, after = tuple(rule for rule, old in rules if old), tuple(rule for rule, _ in rules)
+    text = change.rules(change.Held((), {"C": before}), render.Layout((), {"C": after}, {}))
+    assert ":C " not in text
+    assert text.count("-I ") == len(after) - len(before)
