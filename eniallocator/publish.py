@@ -168,8 +168,10 @@ def node_network(
     wish: Wish,
     conditions: Sequence[Condition],
 ) -> dict[str, Any]:
-    """The status of a NodeNetwork; ``cards`` by token, ``most`` and ``holders`` by what is counted,
-    ``either`` as ``either_use`` has it."""
+    """The status of a NodeNetwork.
+
+    ``cards`` by token, ``most`` and ``holders`` by what is counted, ``either`` as ``either_use`` has it.
+    """
     return {
         "instanceID": identity.instance_id,
         "instanceType": identity.instance_type,

@@ -122,8 +122,7 @@ def room(status: NodeNetworkStatus, takers: Mapping[PodUid, Need]) -> Room:
     """Room beside ``takers``: pods bound, gone a moment ago, or held for. One with a lease counts by its lease.
 
     A pod that says nothing, on a node where it may become shared or routed, may take the last place of either until its
-    lease says which. What either use may have is lost to one as soon as the other is into it: each takes first what is its
-    own.
+    lease says which. Of what both uses may have (``eitherUse``) each loses what the other is into, beyond its own.
     """
     capacity, holders = status.capacity, status.holders
     leased = holders.slots | holders.addresses | holders.routed

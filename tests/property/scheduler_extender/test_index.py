@@ -101,15 +101,11 @@ class Naive:
         def left(words: Any, kind: Need) -> int:
             return max(0, usable(words) - count[kind])
 
-        # Slots of either use, given away one by one: exclusive pods first take those that are theirs alone, as do shared pods
-        both = status.either
-        lost_addresses = lost_slots = 0
-        for number in range(1, both.slots + 1):
-            if count[Need.EXCLUSIVE] >= usable(capacity.slots) - both.slots + number:
-                lost_addresses = min(both.addresses, lost_addresses + both.per_slot)
-        for number in range(1, both.addresses + 1):
-            if count[Need.SHARED] + either >= usable(capacity.addresses) - both.addresses + number:
-                lost_slots = min(both.slots, (number - 1) // both.per_slot + 1)
+        lost_slots, lost_addresses = lost(
+            status.either,
+            count[Need.EXCLUSIVE] - usable(capacity.slots) + status.either.slots,
+            count[Need.SHARED] + either - usable(capacity.addresses) + status.either.addresses,
+        )
         shared = max(0, left(capacity.addresses, Need.SHARED) - lost_addresses)
         routed = left(capacity.routed, Need.ROUTED)
         cards = max(0, left(capacity.slots, Need.EXCLUSIVE) - lost_slots)
@@ -122,6 +118,18 @@ class Naive:
             Need.EXCLUSIVE: cards,
             Need.DEFAULT: max(0, shared + routed - either),
         }[kind]
+
+
+def lost(both: EitherUse, exclusive: int, shared: int) -> tuple[int, int]:
+    """Slots and addresses of ``both`` that the other use has, given away one by one, beyond what is its own."""
+    slots = addresses = 0
+    for number in range(both.slots):
+        if exclusive > number:
+            addresses = min(both.addresses, addresses + both.per_slot)
+    for number in range(both.addresses):
+        if shared > number:
+            slots = min(both.slots, number // both.per_slot + 1)
+    return slots, addresses
 
 
 def counted(pod: Pod, name: str) -> Need | None:
@@ -197,11 +205,16 @@ def test_the_index_says_what_a_recount_says(script: list[tuple[str, str, Any]]) 
 
 
 @given(
-    st.integers(0, 3), st.integers(0, 6), st.integers(0, 3), st.integers(1, 4), small, st.lists(st.booleans(), max_size=30)
+    own_slots=st.integers(0, 3),
+    own_addresses=st.integers(0, 6),
+    both=st.integers(0, 3),
+    per_slot=st.integers(1, 4),
+    stock=small,
+    wishes=st.lists(st.booleans(), max_size=30),
 )
 @settings(max_examples=300, deadline=None)
 def test_a_slot_of_either_use_is_promised_once(
-    own_slots: int, own_addresses: int, both: int, per_slot: int, stock: int, wishes: list[bool]
+    *, own_slots: int, own_addresses: int, both: int, per_slot: int, stock: int, wishes: list[bool]
 ) -> None:
     """Exclusive and shared pods as they come: those let in fit a division of the slots; those kept out, none."""
     more = min(both * per_slot, stock)
