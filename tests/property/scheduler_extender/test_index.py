@@ -212,7 +212,7 @@ def test_the_index_says_what_a_recount_says(script: list[tuple[str, str, Any]]) 
     stock=small,
     wishes=st.lists(st.booleans(), max_size=30),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_slot_of_either_use_is_promised_once(
     *, own_slots: int, own_addresses: int, both: int, per_slot: int, stock: int, wishes: list[bool]
 ) -> None:
