@@ -22,16 +22,9 @@ def slot_capacity(cards: Sequence[CardView], limits: Limits | None) -> Capacity:
     used = sum(bool(card.used) for card in exclusive)
     growable = 0
     if limits is not None:
-        occupied = {card.slot for card in cards}
         coming = sum(card.state in COMING for card in exclusive)
-        places = (
-            limits.enis
-            - 1
-            - limits.foreign
-            - sum(card.slot is not None and card.use is not Use.PRIMARY for card in cards)
-        )
-        cold = len(limits.exclusive_slots - occupied)
-        growable = coming + (max(0, min(cold, places)) if limits.vswitch else 0)
+        cold = len(limits.exclusive_slots - _occupied(cards))
+        growable = coming + (min(cold, _places(cards, limits)) if limits.vswitch else 0)
     # A lost card is held by its pod and of no use to another: it counts on both sides as long as it is used.
     ready = sum(card.state is State.READY or bool(card.used) for card in exclusive)
     return Capacity(in_service=ready, growable=growable, cooling=0, orphaned=0, used=used)
@@ -49,28 +42,11 @@ def address_capacity(cards: Sequence[CardView], limits: Limits | None, *, stock:
     in_service = sum(card.used + len(card.free) + card.cooling + card.stuck for card in serving) + lost_but_used
     growable = 0
     if limits is not None:
-        staying = [
-            card
-            for card in shared
-            if (card.state is State.READY or card.state in COMING) and card.slot in limits.shared_slots
-        ]
-        coming = sum(card.arriving + (len(card.free) if card.state in COMING else 0) for card in staying)
-        room = sum(
-            max(0, limits.secondary - card.total) for card in staying if card.vswitch_id not in limits.empty_vswitches
-        )
-        occupied = {card.slot for card in cards}
-        cold = len(limits.shared_slots - occupied)
+        cold = _cold_shared(cards, limits)
         if limits.auto:
             # Either use may have these: they count for both until one has.
-            cold += len((limits.exclusive_slots | limits.moving_slots) - occupied)
-        places = (
-            limits.enis
-            - 1
-            - limits.foreign
-            - sum(card.slot is not None and card.use is not Use.PRIMARY for card in cards)
-        )
-        new = max(0, min(cold, places)) * limits.secondary if limits.vswitch else 0
-        growable = coming + min(stock, room + new)
+            cold += len((limits.exclusive_slots | limits.moving_slots) - _occupied(cards))
+        growable = _address_growth(cards, limits, stock=stock, slots=min(cold, _places(cards, limits)))
     return Capacity(
         in_service=in_service,
         growable=growable,
@@ -78,6 +54,52 @@ def address_capacity(cards: Sequence[CardView], limits: Limits | None, *, stock:
         orphaned=sum(card.stuck for card in serving),
         used=used,
     )
+
+
+def either_use(cards: Sequence[CardView], limits: Limits | None, *, stock: int) -> dict[str, int]:
+    """What is growable for both uses, and can be had by one only.
+
+    ``slots`` of the growable slots may become shared cards as well, each of ``perSlot`` addresses; ``addresses`` of the
+    growable addresses are lost when exclusive pods have all of these slots.
+    """
+    if limits is None or not limits.auto or not limits.vswitch:
+        return {"slots": 0, "addresses": 0, "perSlot": 0}
+    places = _places(cards, limits)
+    slots = min(len(limits.exclusive_slots - _occupied(cards)), places)
+    left = min(_cold_shared(cards, limits) + len(limits.moving_slots - _occupied(cards)), places - slots)
+    growth = address_capacity(cards, limits, stock=stock).growable
+    addresses = growth - _address_growth(cards, limits, stock=stock, slots=left)
+    return {"slots": slots, "addresses": addresses, "perSlot": limits.secondary}
+
+
+def _occupied(cards: Sequence[CardView]) -> set[Slot | None]:
+    return {card.slot for card in cards}
+
+
+def _cold_shared(cards: Sequence[CardView], limits: Limits) -> int:
+    return len(limits.shared_slots - _occupied(cards))
+
+
+def _places(cards: Sequence[CardView], limits: Limits) -> int:
+    """How many more cards the instance takes."""
+    ours = sum(card.slot is not None and card.use is not Use.PRIMARY for card in cards)
+    return max(0, limits.enis - 1 - limits.foreign - ours)
+
+
+def _address_growth(cards: Sequence[CardView], limits: Limits, *, stock: int, slots: int) -> int:
+    """Addresses for shared pods that are not in service yet, with ``slots`` more shared cards."""
+    staying = [
+        card
+        for card in cards
+        if card.use is Use.SHARED
+        and (card.state is State.READY or card.state in COMING)
+        and card.slot in limits.shared_slots
+    ]
+    coming = sum(card.arriving + (len(card.free) if card.state in COMING else 0) for card in staying)
+    room = sum(
+        max(0, limits.secondary - card.total) for card in staying if card.vswitch_id not in limits.empty_vswitches
+    )
+    return coming + min(stock, room + (slots * limits.secondary if limits.vswitch else 0))
 
 
 def service_capacity(cards: Sequence[CardView], limits: Limits | None) -> Capacity:
@@ -141,11 +163,15 @@ def node_network(
     cards: Mapping[str, CardView],
     capacity: Mapping[str, Capacity],
     most: Mapping[str, int],
+    either: Mapping[str, int],
     holders: Mapping[str, Sequence[PodUid]],
     wish: Wish,
     conditions: Sequence[Condition],
 ) -> dict[str, Any]:
-    """The status of a NodeNetwork; ``cards`` by token, ``most`` and ``holders`` by what is counted."""
+    """The status of a NodeNetwork.
+
+    ``cards`` by token, ``most`` and ``holders`` by what is counted, ``either`` as ``either_use`` has it.
+    """
     return {
         "instanceID": identity.instance_id,
         "instanceType": identity.instance_type,
@@ -164,6 +190,7 @@ def node_network(
             }
             for what, words in capacity.items()
         },
+        "eitherUse": dict(either),
         "holders": {what: list(uids) for what, uids in holders.items()},
         "cards": [
             _card(eni, cards[eni.token]) for eni in sorted(enis, key=lambda eni: eni.slot or 0) if eni.slot is not None

@@ -64,6 +64,7 @@ class Statement:
             cards={view.token: view for view in views},
             capacity=capacity,
             most=publish.most(capacity, self._pool.limits(), routed=self._inventory.pods.size),
+            either=publish.either_use(views, self._pool.limits(), stock=self._stock()),
             holders=publish.holders(self._inventory.leases.values()),
             wish=self._config.default_wish,
             conditions=self._conditions.judge(
@@ -125,8 +126,10 @@ class Statement:
         }
 
     def _addresses(self, views: tuple[CardView, ...]) -> Capacity:
-        stock = self._vswitches.stock(self._clock.monotonic())
-        return publish.address_capacity(views, self._pool.limits(), stock=stock)
+        return publish.address_capacity(views, self._pool.limits(), stock=self._stock())
+
+    def _stock(self) -> int:
+        return self._vswitches.stock(self._clock.monotonic())
 
     def _views(self) -> tuple[CardView, ...]:
         return self._inventory.views(self._clock.monotonic())

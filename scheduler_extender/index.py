@@ -270,7 +270,7 @@ class CapacityIndex:
         after = node.room.places if node.room and node.ready else {}
         if node.room is not None and not node.ready:
             node.room = Room(dict.fromkeys(Need, NONE), node.room.fallback, node.room.slots, node.room.drawn)
-        part = self._stocked_part(node.group)
+        part, stocked = self._stocked_part(node.group), self.stocked(node.group)
         for need in Need:
             was, places = before.get(need, NONE), after.get(need, NONE)
             self.free[need] += places.total - was.total
@@ -279,7 +279,7 @@ class CapacityIndex:
                 here, there = (self.warm, self.cold) if places.warm else (self.cold, self.warm)
                 here[need][name] = mark
                 there[need].pop(name, None)
-                if not was.total and (places.warm or self.stocked(node.group)):
+                if (places.warm or stocked) and not (was.warm or (was.total and stocked)):
                     self._gained(need, name)
             else:
                 self.warm[need].pop(name, None)
@@ -287,7 +287,8 @@ class CapacityIndex:
 
     def _draw(self, name: str, node: NodeView, group: Group) -> None:
         """Tell the stock of a node's drafts. When that frees some, others in its zone can grow again."""
-        empty = bool(group) and not self.stocked(group)
+        near = {*node.group, *group}
+        empty = [other for other in self._members if not near.isdisjoint(other) and not self.stocked(other)]
         if node.group != group:
             if node.group:
                 self.stock.drop_node(name, node.group)
@@ -299,8 +300,9 @@ class CapacityIndex:
                 self._members.setdefault(group, set()).add(name)
         if group and node.status is not None and node.room is not None:
             self.stock.set_node(name, group, standing=rooms.in_service(node.status), drawn=node.room.drawn)
-            if empty and self.stocked(group):
-                self._tell_group(group)
+        for other in empty:
+            if other in self._members and self.stocked(other):
+                self._tell_group(other)
 
     def _tell_group(self, group: Group) -> None:
         """Nodes that only lacked stock can serve again: one of them a need is enough to be told of."""

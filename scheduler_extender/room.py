@@ -38,6 +38,22 @@ class Capacity(msgspec.Struct, frozen=True, gc=False):
     services: Words | None = None
 
 
+class EitherUse(msgspec.Struct, frozen=True, gc=False):
+    """``eitherUse`` of a NodeNetwork's status: growable for both uses, to be had by one; zero of an older daemon."""
+
+    slots: int = 0
+    addresses: int = 0
+    per_slot: int = msgspec.field(default=0, name="perSlot")
+
+    def addresses_of(self, slots: int) -> int:
+        """How many of the addresses are gone when exclusive pods have ``slots`` of the slots."""
+        return min(self.addresses, slots * self.per_slot)
+
+    def slots_of(self, addresses: int) -> int:
+        """How many of the slots are gone when shared pods have ``addresses`` of the addresses."""
+        return min(self.slots, -(-addresses // self.per_slot)) if self.per_slot else 0
+
+
 class Holders(msgspec.Struct, frozen=True, gc=False):
     """``holders`` of a NodeNetwork's status: the pods that hold leases."""
 
@@ -52,6 +68,7 @@ class NodeNetworkStatus(msgspec.Struct, frozen=True, gc=False):
     vswitches: tuple[VSwitchId, ...] = msgspec.field(default=(), name="vSwitches")
     default: Wish = msgspec.field(default=Wish.SHARED, name="defaultNetwork")
     capacity: Capacity = Capacity()
+    either: EitherUse = msgspec.field(default=EitherUse(), name="eitherUse")
     holders: Holders = Holders()
     conditions: tuple[Condition, ...] = ()
 
@@ -105,7 +122,7 @@ def room(status: NodeNetworkStatus, takers: Mapping[PodUid, Need]) -> Room:
     """Room beside ``takers``: pods bound, gone a moment ago, or held for. One with a lease counts by its lease.
 
     A pod that says nothing, on a node where it may become shared or routed, may take the last place of either until its
-    lease says which.
+    lease says which. Of what both uses may have (``eitherUse``) each loses what the other is into, beyond its own.
     """
     capacity, holders = status.capacity, status.holders
     leased = holders.slots | holders.addresses | holders.routed
@@ -119,10 +136,12 @@ def room(status: NodeNetworkStatus, takers: Mapping[PodUid, Need]) -> Room:
             either += 1
         else:
             taken[exactly] += 1
-    addresses, slots = capacity.addresses, capacity.slots
-    shared = _left(addresses, taken[Need.SHARED])
+    addresses, slots, both = capacity.addresses, capacity.slots, status.either
+    shared_ones = min(both.addresses, max(0, taken[Need.SHARED] + either - (_all(addresses) - both.addresses)))
+    whole_ones = min(both.slots, max(0, taken[Need.EXCLUSIVE] - (_all(slots) - both.slots)))
+    shared = _left(addresses, taken[Need.SHARED], lost=both.addresses_of(whole_ones))
     routed = _left(capacity.routed, taken[Need.ROUTED])
-    exclusive = _left(slots, taken[Need.EXCLUSIVE])
+    exclusive = _left(slots, taken[Need.EXCLUSIVE], lost=both.slots_of(shared_ones))
     if capacity.services is not None:
         service = _left(capacity.services, taken[Need.EXCLUSIVE])
         warm = min(exclusive.warm, service.warm)
@@ -150,9 +169,13 @@ def in_service(status: NodeNetworkStatus) -> int:
     return status.capacity.addresses.in_service + status.capacity.slots.in_service
 
 
-def _left(words: Words, taken: int) -> Places:
-    """What is left of ``words``: the warm ones go first."""
-    left = max(0, words.warm + words.growable - taken)
+def _all(words: Words) -> int:
+    return words.warm + words.growable
+
+
+def _left(words: Words, taken: int, *, lost: int = 0) -> Places:
+    """What is left of ``words``: the warm ones go first. ``lost``: growable ones that another use has."""
+    left = max(0, _all(words) - lost - taken)
     warm = min(left, max(0, words.warm - taken))
     return Places(warm, left - warm)
 

@@ -3,6 +3,7 @@
 micro     filter over N names, loopback, one connection; memory, and start to ready, with N nodes and M pods
 rate      pods a second with and without the extender, in interleaved pairs; backlog: the pods are there when the
           scheduler starts, live: they are made while it binds
+wake      from a node's word that it has an address to the bind of the pod that waits for one
 faults    pods bound beyond a node's addresses, and Pending ones while there is room: creates and deletes at 95 %,
           the extender killed five times, the scheduler twice, the API server stopped 1.5 s while the extender dies
 """
@@ -79,7 +80,7 @@ async def watching(cluster: Scheduling) -> AsyncIterator[Sight]:
 def main() -> int:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scheduler", description=__doc__)
-    parser.add_argument("part", choices=("micro", "rate", "faults"))
+    parser.add_argument("part", choices=("micro", "rate", "wake", "faults"))
     parser.add_argument("--nodes", type=int, default=1000)
     parser.add_argument("--pods", type=int, default=5000)
     parser.add_argument("--pairs", type=int, default=3)
@@ -87,7 +88,7 @@ def main() -> int:
     parser.add_argument("--whole", action="store_true", help="rate with percentageOfNodesToScore 100")
     parser.add_argument("--native", action="store_true", help="with native counts")
     options = parser.parse_args()
-    part = {"micro": micro, "rate": rate, "faults": faults}[options.part]
+    part = {"micro": micro, "rate": rate, "wake": wake, "faults": faults}[options.part]
     with tempfile.TemporaryDirectory(prefix="eniway-bench-") as folder, apiserver(Path(folder)) as api:
         prepare(api)
         if options.native:
@@ -161,6 +162,23 @@ async def _drain(cluster: Scheduling, sight: Sight, options: argparse.Namespace,
     await cluster.all(map(cluster.delete, names))
     await sight.until(lambda: not sight.where)
     return speed
+
+
+async def wake(cluster: Scheduling, options: argparse.Namespace) -> int:
+    """Nothing else happens in the cluster; each pod is asleep before there is room for it."""
+    names = [f"node-{number:05}" for number in range(options.nodes)]
+    await cluster.all(cluster.node(name, addresses=words(0, most=options.pods)) for name in names)
+    times = list[float]()
+    async with watching(cluster) as sight, cluster.extender(), cluster.scheduler():
+        for number in range(1, options.pods + 1):
+            await cluster.pod(f"p{number:05}")
+            await cluster.why(f"p{number:05}")
+            began = time.monotonic()
+            await cluster.network(names[-1], addresses=words(number, most=options.pods))
+            await sight.until(lambda least=number: sight.bound >= least)  # type: ignore[misc]
+            times.append(time.monotonic() - began)
+    say(f"room to bound, {len(times)} times: p50 {median(times):.2f} s, worst {max(times):.2f} s")
+    return 0
 
 
 async def faults(cluster: Scheduling, options: argparse.Namespace) -> int:

@@ -70,8 +70,10 @@ class Cluster:
             await asyncio.to_thread(self.api.kubectl, "patch", "node", name, "--subresource=status", f"--patch={patch}")
         return instance
 
-    async def node_network(self, number: int, *, instance: str) -> None:
-        """What the daemon of a node says of itself."""
+    async def node_network(
+        self, number: int, *, instance: str, most: int | None = None, ready: str = "True", sufficient: str = "True"
+    ) -> None:
+        """What the daemon of a node says of itself; ``most``: addresses, with the condition SufficientIP."""
         name = f"node-{number}"
         owner = {
             "apiVersion": "v1",
@@ -79,10 +81,15 @@ class Cluster:
             "name": name,
             "uid": (await self.get("node", name))["metadata"]["uid"],
         }
-        ready = {**CONDITION, "type": "Ready", "reason": "Ready"}
+        said: dict[str, Any] = {"conditions": [{**CONDITION, "type": "Ready", "status": ready, "reason": "Ready"}]}
+        if most is not None:
+            none = dict.fromkeys(("inService", "growable", "cooling", "orphaned", "used", "free"), 0)
+            said["capacity"] = {"addresses": {**none, "most": most}}
+            said["defaultNetwork"] = "shared"
+            said["conditions"] += [{**CONDITION, "type": "SufficientIP", "status": sufficient, "reason": "Free"}]
         head = {"apiVersion": "eniway.io/v1alpha1", "kind": "NodeNetwork"}
         body = {**head, "metadata": {"name": name, "ownerReferences": [owner]}}
-        status = {**head, "metadata": {"name": name}, "status": {"instanceID": instance, "conditions": [ready]}}
+        status = {**head, "metadata": {"name": name}, "status": {"instanceID": instance, **said}}
         apply = ["apply", "--server-side", "--field-manager=eniway-node", "--filename=-"]
         await asyncio.to_thread(self.api.kubectl, *apply, stdin=json.dumps(body))
         await asyncio.to_thread(self.api.kubectl, *apply, "--subresource=status", stdin=json.dumps(status))
@@ -203,6 +210,35 @@ async def test_nodes_get_their_routes_and_learn_of_it(cluster: Cluster) -> None:
             "Ready": ("True", "Ready"),
             "RouteReady": ("True", "RouteCreated"),
         }
+
+
+async def test_nodes_get_their_count_of_addresses_and_keep_it(cluster: Cluster) -> None:
+    """``aliyun/eni-ip`` and SufficientIP, beside what kubelet says; again when it registers anew and forgets."""
+    instance = await cluster.node(0)
+    await cluster.node_network(0, instance=instance, most=28)
+    kubelets = {"cpu": "4", "aliyun/eni": "2"}
+    path = ["patch", "node", "node-0", "--subresource=status", "--type=merge"]
+
+    async def counted() -> bool:
+        status = (await cluster.get("node", "node-0"))["status"]
+        found = (status.get(what, {}) for what in ("capacity", "allocatable"))
+        return all(resources == {**kubelets, "aliyun/eni-ip": "28"} for resources in found)
+
+    async with cluster.operator("one"):
+        for forgotten in ({}, {"aliyun/eni-ip": None}):
+            said = {**kubelets, **forgotten}
+            patch = json.dumps({"status": {"capacity": said, "allocatable": said}})
+            await asyncio.to_thread(cluster.api.kubectl, *path, f"--patch={patch}")
+            await until(counted, what="the count stands on the Node")
+        assert (await cluster.conditions("node", 0))["SufficientIP"] == ("True", "Free")
+        # A daemon that does not know takes nothing back
+        await cluster.node_network(0, instance=instance, most=0, ready="Unknown", sufficient="False")
+
+        async def short() -> bool:
+            return (await cluster.conditions("node", 0))["SufficientIP"] == ("False", "Free")
+
+        await until(short, what="SufficientIP is False")
+        assert await counted()
 
 
 async def test_a_conflict_is_told_on_the_node_and_the_route_is_made_when_it_is_resolved(cluster: Cluster) -> None:

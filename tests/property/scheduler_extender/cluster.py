@@ -6,7 +6,7 @@ from eniway.kube.views import Condition, ObjectMeta
 from eniway.model import PodUid, VSwitchId, Wish
 from scheduler_extender import pods as views
 from scheduler_extender.pods import Need, Pod
-from scheduler_extender.room import Capacity, Holders, NodeNetwork, NodeNetworkStatus, Words
+from scheduler_extender.room import Capacity, EitherUse, Holders, NodeNetwork, NodeNetworkStatus, Words
 from scheduler_extender.stock import VSwitch, VSwitchStatus
 
 READY = (Condition(type="Ready", status="True"),)
@@ -36,6 +36,7 @@ def network(
     slots: Words | None = None,
     routed: Words | None = None,
     services: Words | None = None,
+    either: EitherUse | None = None,
     default: Wish = Wish.SHARED,
     holders: Mapping[str, Collection[str]] | None = None,
     vswitches: Collection[str] = (),
@@ -48,6 +49,7 @@ def network(
             vswitches=tuple(map(VSwitchId, vswitches)),
             default=default,
             capacity=Capacity(slots or Words(), addresses or Words(), routed or Words(), services),
+            either=either or EitherUse(),
             holders=Holders(**held),
             conditions=READY if ready else (),
         ),

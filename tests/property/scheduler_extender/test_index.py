@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from eniway.model import PodUid, Wish
 from scheduler_extender.index import GONE_SECONDS, CapacityIndex
 from scheduler_extender.pods import Need, Pod, need_of, settled
-from scheduler_extender.room import NodeNetwork
+from scheduler_extender.room import EitherUse, NodeNetwork, room
 from tests.property.scheduler_extender import cluster
 
 NODES = ("a", "b", "c")
@@ -21,9 +21,16 @@ some_uids = st.frozensets(st.sampled_from(UIDS), max_size=3)
 @st.composite
 def networks(draw: st.DrawFn) -> NodeNetwork:
     slots, addresses, routed = draw(some_uids), draw(some_uids), draw(some_uids)
+    cards, shared = draw(some_words), draw(some_words)
+    either = EitherUse(
+        slots=draw(st.integers(0, cards.growable)),
+        addresses=draw(st.integers(0, shared.growable)),
+        per_slot=draw(st.integers(1, 3)),
+    )
     return cluster.network(
-        slots=draw(some_words),
-        addresses=draw(some_words),
+        slots=cards,
+        addresses=shared,
+        either=draw(st.sampled_from([EitherUse(), either])),
         routed=draw(some_words),
         services=draw(st.none() | some_words),
         default=draw(st.sampled_from(Wish)),
@@ -87,12 +94,21 @@ class Naive:
             else:
                 count[kind] += 1
 
-        def left(words: Any, kind: Need) -> int:
-            usable: int = words.in_service + words.growable - words.cooling - words.orphaned
-            return max(0, usable - count[kind])
+        def usable(words: Any) -> int:
+            found: int = words.in_service + words.growable - words.cooling - words.orphaned
+            return found
 
-        shared, routed = left(capacity.addresses, Need.SHARED), left(capacity.routed, Need.ROUTED)
-        cards = left(capacity.slots, Need.EXCLUSIVE)
+        def left(words: Any, kind: Need) -> int:
+            return max(0, usable(words) - count[kind])
+
+        lost_slots, lost_addresses = lost(
+            status.either,
+            count[Need.EXCLUSIVE] - usable(capacity.slots) + status.either.slots,
+            count[Need.SHARED] + either - usable(capacity.addresses) + status.either.addresses,
+        )
+        shared = max(0, left(capacity.addresses, Need.SHARED) - lost_addresses)
+        routed = left(capacity.routed, Need.ROUTED)
+        cards = max(0, left(capacity.slots, Need.EXCLUSIVE) - lost_slots)
         if capacity.services is not None:
             cards = min(cards, left(capacity.services, Need.EXCLUSIVE))
         kind = settled(need, status.default)
@@ -102,6 +118,18 @@ class Naive:
             Need.EXCLUSIVE: cards,
             Need.DEFAULT: max(0, shared + routed - either),
         }[kind]
+
+
+def lost(both: EitherUse, exclusive: int, shared: int) -> tuple[int, int]:
+    """Slots and addresses of ``both`` that the other use has, given away one by one, beyond what is its own."""
+    slots = addresses = 0
+    for number in range(both.slots):
+        if exclusive > number:
+            addresses = min(both.addresses, addresses + both.per_slot)
+    for number in range(both.addresses):
+        if shared > number:
+            slots = min(both.slots, number // both.per_slot + 1)
+    return slots, addresses
 
 
 def counted(pod: Pod, name: str) -> Need | None:
@@ -174,3 +202,41 @@ def test_the_index_says_what_a_recount_says(script: list[tuple[str, str, Any]]) 
         both.gained.clear()
         both.tell(kind, who, what)
         both.compare(before)
+
+
+@given(
+    own_slots=st.integers(0, 3),
+    own_addresses=st.integers(0, 6),
+    both=st.integers(0, 3),
+    per_slot=st.integers(1, 4),
+    stock=small,
+    wishes=st.lists(st.booleans(), max_size=30),
+)
+@settings(max_examples=300)
+def test_a_slot_of_either_use_is_promised_once(
+    *, own_slots: int, own_addresses: int, both: int, per_slot: int, stock: int, wishes: list[bool]
+) -> None:
+    """Exclusive and shared pods as they come: those let in fit a division of the slots; those kept out, none."""
+    more = min(both * per_slot, stock)
+    status = cluster.network(
+        slots=cluster.words(0, own_slots + both),
+        addresses=cluster.words(0, own_addresses + more),
+        either=EitherUse(both, more, per_slot),
+    ).status
+
+    def fits(exclusive: int, shared: int) -> bool:
+        cards = max(0, exclusive - own_slots)
+        left = both - cards
+        return left >= 0 and shared <= own_addresses + min(more, left * per_slot)
+
+    takers: dict[PodUid, Need] = {}
+    for number, whole in enumerate(wishes):
+        need = Need.EXCLUSIVE if whole else Need.SHARED
+        kinds = [*takers.values(), need]
+        possible = fits(kinds.count(Need.EXCLUSIVE), kinds.count(Need.SHARED))
+        if room(status, takers).places[need].total:
+            assert possible
+            takers[PodUid(f"p{number}")] = need
+        elif more == both * per_slot:
+            # Where stock ends before the slots do, which slot lacks its addresses is not known: none is counted on
+            assert not possible

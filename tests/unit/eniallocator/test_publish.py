@@ -147,6 +147,7 @@ def test_the_status_is_what_the_crd_takes() -> None:
         cards={record.token: card(record.slot or 0) for record in enis},
         capacity={"slots": capacity, "addresses": capacity, "routed": capacity},
         most={"slots": 1, "addresses": 28, "routed": 0},
+        either={"slots": 1, "addresses": 14, "perSlot": 14},
         holders={"slots": [], "addresses": [], "routed": []},
         wish=Wish.SHARED,
         conditions=Conditions().judge(
@@ -189,6 +190,25 @@ def test_what_an_instance_could_have_at_best_does_not_change_with_stock() -> Non
     both = publish.most(capacity, replace(LIMITS, auto=True), routed=0)
     assert both["addresses"] == len(LIMITS.shared_slots | LIMITS.exclusive_slots) * secondary
     assert publish.most(capacity | {"addresses": Capacity(9, 0, 0, 0, used=7)}, None, routed=0)["addresses"] == 7
+
+
+def test_what_either_use_may_have_is_told() -> None:
+    """Growable slots of auto, and the addresses that are lost with all of them: by places and stock, none of others."""
+    auto = replace(LIMITS, auto=True)
+    slots, secondary = len(LIMITS.exclusive_slots), LIMITS.secondary
+    nothing = {"slots": 0, "addresses": 0, "perSlot": 0}
+    assert publish.either_use([], LIMITS, stock=1000) == nothing
+    assert publish.either_use([], replace(auto, vswitch=None), stock=1000) == nothing
+    assert publish.either_use([], auto, stock=1000) == {
+        "slots": slots,
+        "addresses": slots * secondary,
+        "perSlot": secondary,
+    }
+    shared = len(LIMITS.shared_slots) * secondary
+    assert publish.either_use([], auto, stock=shared + 3)["addresses"] == 3
+    # Cards that are not ours leave a single place: whoever takes it takes it from all
+    one = publish.either_use([], replace(auto, foreign=LIMITS.enis - 2), stock=1000)
+    assert (one["slots"], one["addresses"]) == (1, secondary)
 
 
 def test_exclusive_pods_have_the_primary_enis_addresses_for_services() -> None:

@@ -77,6 +77,7 @@ def published(*, use: Use, state: State, known: bool) -> dict[str, Any]:
             Capacity(in_service=3, growable=2, cooling=1, orphaned=0, used=1),
         ),
         most=dict.fromkeys(("slots", "addresses", "services", "routed"), 5),
+        either={"slots": 1, "addresses": 14, "perSlot": 14},
         holders={"slots": [], "addresses": [PodUid("0d4ad17c-5e0c-4c9f-9d1e-8a1f7f7d9a11")], "routed": []},
         wish=Wish.SHARED_ELSE_ROUTED,
         conditions=[Condition("Ready", status, "Reason", "", since=1.5) for status in (True, False, None)],

@@ -126,3 +126,33 @@ def test_where_only_holds_stand_in_the_way_the_answer_is_to_try_again() -> None:
 def test_the_sample_is_what_the_scheduler_takes() -> None:
     """As numFeasibleNodesToFind of 1.34 has it."""
     assert [sample_size(nodes) for nodes in (50, 100, 400, 1000, 5000, 20000)] == [50, 100, 188, 420, 500, 1000]
+
+
+def test_a_node_that_lacked_stock_is_told_of_when_an_address_is_free_again() -> None:
+    """Its growth was of no use to anybody, so it had no room; a warm address is some."""
+    told: list[tuple[Need, str]] = []
+    index = CapacityIndex(gained=lambda need, name: told.append((need, name)))
+    index.set_vswitch("v", cluster.vswitch(0, "1"))
+    index.set_network("a", cluster.network(addresses=words(1, 2, cooling=1), vswitches=["v"]), 1)
+    assert (Need.DEFAULT, "a") not in told
+    index.set_network("a", cluster.network(addresses=words(1, 2), vswitches=["v"]), 2)
+    assert (Need.DEFAULT, "a") in told
+
+
+@pytest.mark.parametrize("others", [["v"], ["v", "w"]])
+def test_stock_that_a_node_gives_back_is_told_to_all_who_share_it(others: list[str]) -> None:
+    """Those of the same vSwitches, and those with some in common; also when the node is gone."""
+    told: list[tuple[Need, str]] = []
+    index = CapacityIndex(gained=lambda need, name: told.append((need, name)))
+    for name, available in (("v", 1), ("w", 0)):
+        index.set_vswitch(name, cluster.vswitch(available, "1"))
+    index.set_network("a", cluster.network(addresses=words(0, 1), vswitches=["v"]), 1)
+    index.hold(PodUid("p"), Need.SHARED, "a")
+    index.set_network("b", cluster.network(addresses=words(0, 1), vswitches=others), 1)
+    told.clear()
+    index.release(PodUid("p"), "a")
+    assert (Need.DEFAULT, "b") in told
+    index.hold(PodUid("p"), Need.SHARED, "a")
+    told.clear()
+    index.set_network("a", None, 2)
+    assert (Need.DEFAULT, "b") in told
