@@ -43,7 +43,7 @@ def hundred(nodes: list[str]) -> list[Object]:
 def test_a_hundred_pods_do_not_notice(
     large_box: Box, tmp_path: Path, kubectl_of: Callable[[Box], Callable[..., str]]
 ) -> None:
-    """100 datagrams a second from each to an instance outside and back; a pod made while eniway is away starts after."""
+    """100 datagrams a second from each to an instance outside and back; a pod made meanwhile starts after."""
     box, kube, kubectl = large_box, hold.kube_of(large_box), kubectl_of(large_box)
     status, install = box.status(), str(box.state / "install")
     pods = hundred([node.name for node in status.nodes])
