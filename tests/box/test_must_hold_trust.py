@@ -75,7 +75,7 @@ def told(box: Box) -> Iterator[None]:
     kube, node, ghost = hold.kube_of(box), box.status().nodes[0].name, "ghost"
     try:
         kube.create("/api/v1/nodes", nobodys_node(ghost, f"{box.status().openapi.region}.i-ghost"))
-        kube.apply(network(ghost))
+        kube.create(hold.NODE_NETWORKS, network(ghost))
         say_room(kube, ghost, 0)
         waiter = hold.pod("waiter", node=ghost, annotations={"eniway.io/network": "routed"})
         waiter["spec"]["tolerations"] = [{"operator": "Exists"}]

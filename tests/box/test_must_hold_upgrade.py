@@ -66,6 +66,6 @@ def test_eniway_deleted_leaves_what_runs_and_what_comes_waits(
         hold.start(kube, comers)
     hold.delete(kube, ["comes-bound", "comes-between"])
     assert flow.errors == []
-    assert flow.lost == {}, f"of {flow.sent}"
+    assert flow.lost == {}, f"of {flow.sent} to {addresses}, each of {sorted(NAMES)}"
     assert flow.sent > 0
     hold.agree(box)
