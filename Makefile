@@ -66,7 +66,7 @@ conformance: box ## suites of others: SUITE=cni|e2e|cyclonus KIND=shared|exclusi
 	@$(BIN)/python -m tests.conformance --suite $(SUITE) --kind $(KIND) $(if $(FULL),--full)
 
 .PHONY: tour
-tour: box ## the tour's commands, and eniway upgraded, deleted and applied again under a hundred pods
+tour: box ## the tour's commands, and eniway upgraded and rolled back
 	@$(BIN)/pytest tests/tour -q -p no:xdist --timeout 1200
 
 .PHONY: matrix

@@ -1,6 +1,6 @@
 """eniway is deleted and applied again: what runs loses no packet, what comes waits.
 
-Roll-outs, and a hundred pods, are in `make tour`.
+Roll-outs are in `make tour`.
 """
 
 from __future__ import annotations
