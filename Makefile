@@ -65,6 +65,10 @@ KIND ?= shared
 conformance: box ## suites of others: SUITE=cni|e2e|cyclonus KIND=shared|exclusive|mixed
 	@$(BIN)/python -m tests.conformance --suite $(SUITE) --kind $(KIND) $(if $(FULL),--full)
 
+.PHONY: tour
+tour: box ## the tour's commands, and eniway upgraded and rolled back
+	@$(BIN)/pytest tests/tour -q -p no:xdist --timeout 1200
+
 .PHONY: matrix
 matrix: box ## who reaches whom by which path, in boxes with kube-proxy in both its modes
 	@$(BIN)/python -m tests.conformance.matrix

@@ -18,6 +18,7 @@ import yaml
 from demo.box import Box
 from demo.kube import Kube, Object
 from tests.box import hold
+from tests.box.scheduling import words
 
 Right = tuple[str, str, str]
 """API group, resource with subresource, verb."""
@@ -69,12 +70,16 @@ def told(box: Box) -> Iterator[None]:
     """Something to do for rights that a quiet cluster does not use.
 
     A Node wants a route that no VPC takes and a pod's bandwidth is changed: Events; a vSwitch that nobody draws on
-    goes; an exclusive pod is told of its second address.
+    goes; an exclusive pod is told of its second address; a pod waits for a Node that has no room and is woken.
     """
     kube, node, ghost = hold.kube_of(box), box.status().nodes[0].name, "ghost"
     try:
-        spec = {"podCIDR": "100.64.1.0/24", "providerID": f"{box.status().openapi.region}.i-ghost"}
-        kube.create("/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": ghost}, "spec": spec})
+        kube.create("/api/v1/nodes", nobodys_node(ghost, f"{box.status().openapi.region}.i-ghost"))
+        kube.create(hold.NODE_NETWORKS, network(ghost))
+        say_room(kube, ghost, 0)
+        waiter = hold.pod("waiter", node=ghost, annotations={"eniway.io/network": "routed"})
+        waiter["spec"]["tolerations"] = [{"operator": "Exists"}]
+        kube.apply(waiter)
         gone = {"apiVersion": "eniway.io/v1alpha1", "kind": "VSwitch", "metadata": {"name": "vsw-gone"}}
         kube.create("/apis/eniway.io/v1alpha1/vswitches", gone)
         taker = hold.pod("taker", node=node, exclusive=True)
@@ -83,10 +88,35 @@ def told(box: Box) -> Iterator[None]:
         kube.apply(taker)
         hold.event(kube, ghost, "RouteNotAllowed", namespace="default")
         hold.event(kube, "taker", "BandwidthChanged")
+        hold.event(kube, "waiter", "FailedScheduling")
+        say_room(kube, ghost, 1)
         yield
     finally:
-        kube.delete(f"/api/v1/nodes/{ghost}")
         hold.delete(kube, ["taker"])
+        hold.delete(kube, ["waiter"], grace=0)
+        kube.delete(f"{hold.NODE_NETWORKS}/{ghost}")
+        kube.delete(f"/api/v1/nodes/{ghost}")
+
+
+def nobodys_node(name: str, provider_id: str) -> Object:
+    """A Node without a kubelet: it has no label that a daemon's pod asks for, and no daemon."""
+    room = {"cpu": "1", "memory": "1Gi", "pods": "9"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+        "spec": {"podCIDR": "100.64.1.0/24", "providerID": provider_id},
+        "status": {"capacity": room, "allocatable": room},
+    }
+
+
+def say_room(kube: Kube, node: str, routed: int) -> None:
+    """What a daemon of that Node would say."""
+    none, ready = words(0, most=1), {"type": "Ready", "status": "True", "reason": "Serving", "message": ""}
+    capacity = {"slots": none, "addresses": none, "routed": words(routed, most=1)}
+    conditions = [{**ready, "lastTransitionTime": "2026-01-01T00:00:00Z"}]
+    status = {"defaultNetwork": "shared", "capacity": capacity, "holders": {}, "conditions": conditions}
+    kube.raw("PATCH", f"{hold.NODE_NETWORKS}/{node}/status", body=json.dumps({"status": status}).encode(), kind=MERGE)
 
 
 @pytest.mark.usefixtures("told")
@@ -95,7 +125,7 @@ def test_every_right_is_used(box: Box) -> None:
     kube = hold.kube_of(box)
     (audit,) = box.state.rglob("audit.log")
     granted = rights(kube)
-    assert {NODE, "eniway-operator"} <= granted.keys()
+    assert granted.keys() == {NODE, "eniway-operator", "eniway-extender"}
 
     def unused() -> list[str]:
         seen = used(audit)

@@ -1,8 +1,10 @@
-"""eniway is upgraded, rolled back, deleted and applied again: what runs loses no packet, what comes waits."""
+"""eniway is deleted and applied again: what runs loses no packet, what comes waits.
+
+Roll-outs are in `make tour`.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -40,41 +42,30 @@ def addresses(box: Box, kube: Kube) -> Iterator[list[str]]:
     hold.clear(kube)
 
 
-def test_upgrade_and_rollback_lose_no_packet(
-    box: Box, addresses: list[str], kubectl_of: Callable[[Box], Kubectl]
-) -> None:
-    """Each replaces the daemon on every node, by its DaemonSet; pods of every kind answer all the while."""
-    kubectl = kubectl_of(box)
-    template = {"spec": {"template": {"metadata": {"annotations": {"eniway.io/upgraded": "yes"}}}}}
-    with flowing(box, addresses) as flow:
-        kubectl("patch", DAEMON_SET, "-n", "kube-system", "--patch", json.dumps(template))
-        kubectl("rollout", "status", DAEMON_SET, "-n", "kube-system", "--timeout=120s")
-        kubectl("rollout", "undo", DAEMON_SET, "-n", "kube-system")
-        kubectl("rollout", "status", DAEMON_SET, "-n", "kube-system", "--timeout=120s")
-    assert flow.errors == []
-    assert flow.lost == {}
-    assert flow.sent > 0
-    hold.agree(box)
-
-
 def test_eniway_deleted_leaves_what_runs_and_what_comes_waits(
     box: Box, kube: Kube, addresses: list[str], kubectl_of: Callable[[Box], Kubectl]
 ) -> None:
-    """`kubectl delete -k` and `apply -k`: no packet is lost, a pod made in between starts after."""
-    kubectl, install = kubectl_of(box), str(box.state / "install")
-    comer = hold.pod("comes-between", node=box.status().nodes[-1].name)
+    """`kubectl delete -k` and `apply -k`: no packet is lost; pods made in between start after.
+
+    One waits in its kubelet, for it is bound already; the other with the scheduler, whose extender knows of no room.
+    """
+    kubectl, install, node = kubectl_of(box), str(box.state / "install"), box.status().nodes[-1].name
+    comers = [hold.pod("comes-bound", node=node), hold.pod("comes-between", node=node)]
+    comers[0]["spec"]["nodeName"] = node
     with flowing(box, addresses) as flow:
         try:
             kubectl("delete", "--kustomize", install)
             kube.until(hold.SYSTEM_PODS, lambda pods: None if pods else True, seconds=60, selector=hold.DAEMON)
-            kube.apply(comer)
-            hold.event(kube, "comes-between", "FailedCreatePodSandBox")
+            for comer in comers:
+                kube.apply(comer)
+            hold.event(kube, "comes-bound", "FailedCreatePodSandBox")
+            hold.event(kube, "comes-between", "FailedScheduling")
         finally:
             kubectl("apply", "--server-side", "--kustomize", install)
             kubectl("rollout", "status", DAEMON_SET, "-n", "kube-system", "--timeout=120s")
-        hold.start(kube, [comer])
-    hold.delete(kube, ["comes-between"])
+        hold.start(kube, comers)
+    hold.delete(kube, ["comes-bound", "comes-between"])
     assert flow.errors == []
-    assert flow.lost == {}, f"of {flow.sent}"
+    assert flow.lost == {}, f"of {flow.sent} to {addresses}, each of {sorted(NAMES)}"
     assert flow.sent > 0
     hold.agree(box)

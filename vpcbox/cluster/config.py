@@ -22,7 +22,7 @@ NODE_MASK = 24
 POD_LINK_PREFIX = "eniw"
 CONTAINERD_SOCKET = Path("/run/containerd/containerd.sock")
 # Service accounts of the pod network, whose requests the API server writes down
-AUDITED = ("eniway-node", "eniway-operator")
+AUDITED = ("eniway-node", "eniway-operator", "eniway-extender")
 CNI_BIN = Path("/opt/cni/bin")
 CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")  # what a distribution's package puts there
 
