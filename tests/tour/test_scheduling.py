@@ -8,13 +8,17 @@ from demo.kube import Object
 from tests.box import hold
 
 VSWITCHES = "/apis/eniway.io/v1alpha1/vswitches"
-REASONS = ("no free address", "cooling down")
+REASONS = ("no free address", "cooling down", "Insufficient aliyun/eni-ip")
 
 
 def test_pods_go_where_addresses_are_and_wait_where_there_are_none(box: Box) -> None:
     """Two nodes are full, the vSwitches empty: pods go to the third, then to none, until there are addresses again."""
     kube = hold.kube_of(box)
     hold.clear(kube)
+    # What cools now would come free in the middle of it
+    kube.until(
+        hold.NODE_NETWORKS, lambda networks: None if any(map(_cooling, networks)) else True, seconds=hold.PATIENCE
+    )
     *full, roomy = [node.name for node in box.status().nodes]
     for vswitch in box.status().vpc.vswitches:
         box.run("fault", "add", "vswitch-empty", f"target={vswitch.id}")
@@ -53,9 +57,13 @@ def _empty(vswitches: list[Object]) -> bool:
     return bool(vswitches) and all(one.get("status", {}).get("available") == 0 for one in vswitches)
 
 
+def _cooling(network: Object) -> int:
+    return int(network["status"]["capacity"]["addresses"]["cooling"])
+
+
 def _warm(network: Object) -> int:
     words = network["status"]["capacity"]["addresses"]
-    return int(words["inService"] - words["cooling"] - words["orphaned"] - words["used"])
+    return int(words["inService"] - words["orphaned"] - words["used"])
 
 
 def _reason(pod: Object) -> str:
