@@ -12,7 +12,7 @@ RUN .venv/bin/pip install --quiet --no-build-isolation --no-deps --editable . &&
 
 FROM debian:bookworm-slim
 RUN apt-get update && apt-get install --yes --no-install-recommends \
-        ca-certificates ipset iptables libpython3.11-stdlib libstdc++6 python3.11-minimal && rm -rf /var/lib/apt/lists/*
+        ca-certificates ipset iptables libpython3.11-stdlib libstdc++6 nftables python3.11-minimal && rm -rf /var/lib/apt/lists/*
 COPY --from=build /root-fs /
 ENV LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
 LABEL org.opencontainers.image.title=eniway org.opencontainers.image.version=0.1.0

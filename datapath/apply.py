@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Final
 
-from datapath import ipset, limits, rtnetlink
+from datapath import ipset, limits, nft, rtnetlink
 from datapath.diff import Add, Change, Op, Remove
 from datapath.kernel import Kernel
 from datapath.netlink import Netlink, NetlinkError
@@ -21,6 +21,7 @@ from datapath.state import (
     Eni,
     Ifb,
     Item,
+    Mark,
     Member,
     Neigh,
     Netns,
@@ -53,6 +54,8 @@ def apply(kernel: Kernel, ops: Iterable[Op]) -> None:  # noqa: C901 -- one case 
                     limits.remove(kernel, item)
                 case Add(item) | Change(Sysctl() | Addr() | Route() | Neigh() | Rule() | Member() as item):
                     _add(kernel, item)
+                case Change(Mark() as mark, Mark() as was):
+                    kernel.sets.batch(nft.NFNL_SUBSYS_NFTABLES, nft.remove(was), nft.add(mark))
                 case Change(Veth() as veth, Veth() as was):
                     _change_veth(kernel, veth, was)
                 case Change(Eni() as eni, Eni() as was):
@@ -64,7 +67,7 @@ def apply(kernel: Kernel, ops: Iterable[Op]) -> None:  # noqa: C901 -- one case 
                 raise KernelError(f"cannot {op}: {error.strerror}") from error
 
 
-def _add(kernel: Kernel, item: Item) -> None:
+def _add(kernel: Kernel, item: Item) -> None:  # noqa: C901 -- one case a kind
     match item:
         case Veth():
             _add_veth(kernel, item)
@@ -85,6 +88,8 @@ def _add(kernel: Kernel, item: Item) -> None:
             (SYSCTL / item.path).write_text(item.value)
         case Member():
             kernel.sets.call(ipset.add(item))
+        case Mark():
+            kernel.sets.batch(nft.NFNL_SUBSYS_NFTABLES, nft.add(item))
 
 
 def _remove(kernel: Kernel, item: Item) -> None:
@@ -105,6 +110,8 @@ def _remove(kernel: Kernel, item: Item) -> None:
             kernel.routes[Netns.NODE].call(rtnetlink.remove_rule(item))
         case Member():
             kernel.sets.call(ipset.remove(item))
+        case Mark():
+            kernel.sets.batch(nft.NFNL_SUBSYS_NFTABLES, nft.remove(item))
         case Eni() | Sysctl():
             raise AssertionError(item)
 

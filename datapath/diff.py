@@ -25,6 +25,7 @@ from datapath.state import (
     Eni,
     Ifb,
     Item,
+    Mark,
     Member,
     Neigh,
     Netns,
@@ -84,7 +85,7 @@ def diff(observed: NetState, desired: NetState) -> tuple[Op, ...]:
     removals = [
         Remove(item)
         for name, item in staying.items()
-        if name not in wanted and isinstance(item, Addr | Neigh | Route | Rule | Member | Ifb | Tbf | Redirect)
+        if name not in wanted and isinstance(item, Addr | Neigh | Route | Rule | Member | Mark | Ifb | Tbf | Redirect)
     ]
     bared = {_device(op.item) for op in removals if isinstance(op.item, Addr)} | {
         (item.netns, item.name)
@@ -208,6 +209,7 @@ _RANK: Final = {
     Route: 8,
     Rule: 10,
     Member: 11,
+    Mark: 12,
 }
 
 

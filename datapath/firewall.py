@@ -1,23 +1,16 @@
 """The node's iptables chains and the sets they look into. Pods come and go as members of sets; the chains stay.
 
-Five things are done always to packets of pods, all by sets, so in constant time:
+Of what is done to packets of pods, this is the part that only the first packet of a connection meets, or none:
 
-1. A shared pod's packet gets the mark of its card. Not so the reply of a translated connection: it goes back by the
-   card that the connection came in by.
-2. kube-proxy's masquerade mark is taken off what pods send off the node: they keep their address.
-3. An exclusive pod that calls a Service which leads back to itself appears with the node's address, or it would see its
+1. An exclusive pod that calls a Service which leads back to itself appears with the node's address, or it would see its
    own address come in from outside.
-4. A foreign client whose connection the node translated to an exclusive pod (NodePort with externalTrafficPolicy Local,
+2. A foreign client whose connection the node translated to an exclusive pod (NodePort with externalTrafficPolicy Local,
    hostPort) appears with the node's address, or the VPC would drop its packet as forged and the pod would answer past
    the node.
-5. Where the host forwards nothing by itself (policy DROP, as container engines set it), what comes from pods or goes to
+3. Where the host forwards nothing by itself (policy DROP, as container engines set it), what comes from pods or goes to
    them is accepted, after every other rule.
-
-With ``snat: outside-vpc`` two more:
-
-6. What a shared pod sends in a connection that it began gets a mark of its own, by which routing looks, after
-   translation, whether it leaves the VPC; if so, it leaves by the primary card (plan/node.py).
-7. Such a connection, and a routed pod's, appears outside with the node's address.
+4. With ``snat: outside-vpc``, a connection of a shared or routed pod that leaves by a card of the node to somewhere
+   outside appears there with the node's address.
 
 Only chains whose name starts with ENIWAY- are filled; of others' chains, our one jump is looked for and added if
 missing.
@@ -25,7 +18,6 @@ missing.
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -33,13 +25,13 @@ from typing import Final
 
 from datapath import ipset
 from datapath.borders import USUAL, Borders
+from datapath.command import run
 from datapath.ipset import Set
 from datapath.kernel import Kernel
 from eniway import names
 from eniway.errors import KernelError
 
 SETS: Final = (
-    Set(names.IPSET_SOURCES, "hash:ip", revision=4, skbinfo=True),
     Set(names.IPSET_PODS, "hash:ip", revision=0),
     Set(names.IPSET_EXCLUSIVE, "hash:ip", revision=0),
     Set(names.IPSET_HAIRPIN, "hash:net,iface", revision=0),
@@ -47,12 +39,9 @@ SETS: Final = (
 
 _WAIT: Final = "5"
 _PODS: Final = f"{names.LINK_PREFIX}+"
-_MARK: Final = f"{names.CHAIN_PREFIX}MARK"
-_KEEP: Final = f"{names.CHAIN_PREFIX}KEEP"
 _SNAT: Final = f"{names.CHAIN_PREFIX}SNAT"
 _OUTSIDE: Final = f"{names.CHAIN_PREFIX}OUTSIDE"
 _FORWARD: Final = f"{names.CHAIN_PREFIX}FORWARD"
-_UNMASQUERADE: Final = f"{names.KUBE_PROXY_MASQUERADE:#x}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +57,6 @@ class Jump:
 
 
 JUMPS: Final = (
-    Jump("mangle", "PREROUTING", f"-i {_PODS}", _MARK),
-    Jump("mangle", "POSTROUTING", f"! -o {_PODS} -m mark --mark {_UNMASQUERADE}/{_UNMASQUERADE}", _KEEP),
     Jump("nat", "POSTROUTING", "-m conntrack --ctstate DNAT", _SNAT),
     Jump("nat", "POSTROUTING", f"! -o {_PODS}", _OUTSIDE),
     Jump("filter", "FORWARD", "", _FORWARD, overrules=True),
@@ -82,24 +69,12 @@ def chains(node: IPv4Address, borders: Borders = USUAL) -> Mapping[str, Mapping[
     A chain without rules is empty, and nothing needs to jump there.
     """
     snat = f"-j SNAT --to-source {node} --random-fully"
-    begun = (
-        f"-m conntrack --ctdir ORIGINAL -m set --match-set {names.IPSET_SOURCES} src"
-        f" -j MARK --set-xmark {names.MARK_BEGUN:#x}/{names.MARK_BEGUN:#x}"
-    )
     translated = borders.inside is not None
     outside = (
         *(f"-d {network} -j RETURN" for network in sorted(borders.known)),
         f"-m set --match-set {names.IPSET_PODS} src {snat}",
     )
     return {
-        "mangle": {
-            _MARK: (
-                "-m conntrack --ctstate DNAT --ctdir REPLY -j RETURN",
-                f"-j SET --map-set {names.IPSET_SOURCES} src --map-mark",
-                *((begun,) if translated else ()),
-            ),
-            _KEEP: (f"-m set --match-set {names.IPSET_PODS} src -j MARK --set-xmark 0x0/{_UNMASQUERADE}",),
-        },
         "nat": {
             _SNAT: (
                 # Where to, and by which link it came in: only its own pod's. Seen after routing from Linux 5.7 on.
@@ -115,7 +90,7 @@ def chains(node: IPv4Address, borders: Borders = USUAL) -> Mapping[str, Mapping[
             _FORWARD: (
                 f"-i {_PODS} -j ACCEPT",
                 f"-o {_PODS} -j ACCEPT",
-                # Case 4: such a connection passes the node by cards alone, both ways.
+                # Case 2: such a connection passes the node by cards alone, both ways.
                 f"-m conntrack --ctstate DNAT -m set --match-set {names.IPSET_EXCLUSIVE} dst -j ACCEPT",
                 f"-m conntrack --ctstate DNAT -m set --match-set {names.IPSET_EXCLUSIVE} src -j ACCEPT",
             ),
@@ -176,19 +151,7 @@ def ensure(kernel: Kernel, node: IPv4Address, borders: Borders) -> bool:
             kernel.sets.call(ipset.create(made))
         except OSError as error:
             raise KernelError(f"ipset {made.name} ({made.type}): {error.strerror}") from error
-    text = render(node, _run("iptables-save"), borders)
+    text = render(node, run("iptables-save"), borders)
     if text:
-        _run("iptables-restore", "--noflush", "--wait", _WAIT, given=text)
+        run("iptables-restore", "--noflush", "--wait", _WAIT, given=text)
     return bool(text)
-
-
-def _run(*command: str, given: str = "") -> str:
-    try:
-        done = subprocess.run(command, input=given, capture_output=True, text=True, check=True, timeout=30)
-    except FileNotFoundError as error:
-        raise KernelError(f"{command[0]} is not installed") from error
-    except subprocess.CalledProcessError as error:
-        raise KernelError(f"{command[0]}: {error.stderr.strip()}") from error
-    except subprocess.TimeoutExpired as error:
-        raise KernelError(f"{command[0]} did not end within 30 s") from error
-    return done.stdout

@@ -1,8 +1,7 @@
 """Messages of ipset (include/uapi/linux/netfilter/ipset/ip_set.h): sets, and their members one by one. No socket here.
 
-Members change with every pod, without a process. EXCLUDE is never set, so adding what is there replaces it (and its
-mark) and removing what is not there succeeds. The node's own few sets have Members; sets of thousands have Elements,
-many in one message.
+Members change with every pod, without a process. EXCLUDE is never set, so adding what is there and removing what is not
+there succeed. The node's own few sets have Members; sets of thousands have Elements, many in one message.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _NFGEN: Final = struct.pack("=BBH", socket.AF_INET, 0, 0)
 _PROTOCOL: Final = attribute(1, b"\6")  # version 6: Linux 2.6.39 and later
 
 _SETNAME, _TYPENAME, _REVISION, _FAMILY, _DATA, _ADT = 2, 3, 4, 5, 7, 8
-_CADT_FLAGS, _SKBMARK, _IFACE, _IP, _ADDRESS_IPV4 = 8, 27, 23, 1, 1
+_CADT_FLAGS, _IFACE, _IP, _ADDRESS_IPV4 = 8, 23, 1, 1
 _CIDR, _PORT, _PROTO, _LINENO, _HASHSIZE, _MAXELEM, _ADDRESS_IPV6 = 3, 4, 7, 9, 18, 19, 2
 _NOMATCH: Final = 1 << 2
 _BATCH: Final = 512
@@ -32,7 +31,6 @@ _SMALL: Final = 64
 """Buckets that a set starts with; it grows by itself."""
 BUSY: Final = 4100
 """IPSET_ERR_BUSY: something still refers to the set."""
-_WITH_SKBINFO: Final = 1 << 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +40,6 @@ class Set:
     name: str
     type: str
     revision: int
-    skbinfo: bool = False
-    """Members carry a packet mark for ``-j SET --map-mark``."""
     family: int = socket.AF_INET
     most: int = 0
     """Elements it may grow to; 0: as the kernel has it, 65536."""
@@ -64,9 +60,7 @@ class Element(NamedTuple):
 
 def create(made: Set) -> Message:
     """Make a set; nothing happens if it is there as described. EEXIST: it is there otherwise."""
-    options = attribute(_CADT_FLAGS | NET_BYTEORDER, struct.pack("!I", _WITH_SKBINFO)) if made.skbinfo else b""
-    if made.most:
-        options += _big(_HASHSIZE, _SMALL) + _big(_MAXELEM, made.most)
+    options = _big(_HASHSIZE, _SMALL) + _big(_MAXELEM, made.most) if made.most else b""
     return _message(
         _CREATE,
         made.name,
@@ -78,9 +72,8 @@ def create(made: Set) -> Message:
 
 
 def add(item: Member) -> Message:
-    """Put a member in; one that is there takes the new mark."""
-    mark = attribute(_SKBMARK | NET_BYTEORDER, struct.pack("!II", *item.mark)) if item.mark else b""
-    return _message(_ADD, item.set, nested(_DATA, _element(item), mark))
+    """Put a member in, if it is not in."""
+    return _message(_ADD, item.set, nested(_DATA, _element(item)))
 
 
 def remove(item: Member) -> Message:
@@ -173,12 +166,11 @@ def members(payload: bytes, *, about: Collection[bytes]) -> Iterator[Member]:
         if not any(part in entry for part in about):
             continue
         fields = attributes(entry)
-        mark, dev = fields.get(_SKBMARK), fields.get(_IFACE)
+        dev = fields.get(_IFACE)
         yield Member(
             set=name,
             address=IPv4Address(attributes(fields[_IP])[_ADDRESS_IPV4]),
             dev=dev.rstrip(b"\0").decode() if dev else None,
-            mark=struct.unpack("!II", mark) if mark else None,
         )
 
 

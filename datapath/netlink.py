@@ -28,6 +28,8 @@ _ACK_HAS_ATTRIBUTES: Final = 0x200
 
 _ERROR: Final = 2
 _DONE: Final = 3
+_BATCH_BEGIN: Final = 0x10
+_BATCH_END: Final = 0x11
 
 _SOL_NETLINK: Final = 270
 _CAP_ACK: Final = 10
@@ -142,12 +144,30 @@ class Netlink:
         """
         first = self._sequence + 1
         self._send(messages, flags=ACK)
+        return self._answers(set(range(first, self._sequence + 1)))
+
+    def batch(self, subsystem: int, *messages: Message) -> None:
+        """Send ``messages`` as one transaction of an nfnetlink subsystem: all are carried out, or none.
+
+        NetlinkError: the first refusal.
+        """
+        edge = struct.pack("=BB", socket.AF_UNSPEC, 0) + struct.pack("!H", subsystem)
+        parts = [self._packed(Message(_BATCH_BEGIN, edge), flags=0)]
+        first = self._sequence
+        parts += (self._packed(message, flags=ACK) for message in messages)
+        waiting = set(range(first + 1, self._sequence + 1))
+        self._socket.send(b"".join((*parts, self._packed(Message(_BATCH_END, edge), flags=0))))
+        self._answers(waiting, whole=first)
+
+    def _answers(self, waiting: set[int], *, whole: int | None = None) -> list[bytes]:
+        """Payloads until all that are waited for are acknowledged, or the refusal of the ``whole`` batch."""
         replies: list[bytes] = []
         refused: NetlinkError | None = None
-        waiting = set(range(first, self._sequence + 1))
         while waiting:
             for kind, flags, sequence, payload in each_message(self._socket.recv(_RECEIVE)):
-                if sequence not in waiting:
+                if kind == _ERROR and sequence == whole:
+                    waiting.clear()  # what its parts would be told is not told
+                elif sequence not in waiting:
                     continue
                 if kind == _ERROR:
                     waiting.discard(sequence)
@@ -183,13 +203,13 @@ class Netlink:
                 payloads.append(payload)
 
     def _send(self, messages: tuple[Message, ...], *, flags: int) -> None:
-        parts: list[bytes] = []
-        for message in messages:
-            self._sequence += 1
-            size = 16 + len(message.payload)
-            header = _HEADER.pack(size, message.type, _REQUEST | flags | message.flags, self._sequence, 0)
-            parts += (header, message.payload, b"\0" * (-size % 4))
-        self._socket.send(b"".join(parts))
+        self._socket.send(b"".join([self._packed(message, flags=flags) for message in messages]))
+
+    def _packed(self, message: Message, *, flags: int) -> bytes:
+        self._sequence += 1
+        size = 16 + len(message.payload)
+        header = _HEADER.pack(size, message.type, _REQUEST | flags | message.flags, self._sequence, 0)
+        return header + message.payload + b"\0" * (-size % 4)
 
 
 def _refusal(flags: int, payload: bytes) -> NetlinkError | None:

@@ -24,10 +24,11 @@ from datapath.borders import USUAL, Borders
 from datapath.diff import Op, diff, mend
 from datapath.guard import Guard
 from datapath.kernel import Kernel
+from datapath.marking import Marking
 from datapath.netlink import each_message
 from datapath.plan import bandwidth, exclusive, node, routed, shared
 from datapath.rtnetlink import Link
-from datapath.state import NOTHING, Direction, Eni, Member, Netns, NetState, Sysctl, Tbf, Veth
+from datapath.state import NOTHING, Direction, Eni, Mark, Member, Netns, NetState, Sysctl, Tbf, Veth
 from datapath.tc import Queue
 from eniway import names
 from eniway.errors import DeadlineExceeded, InvariantBroken, KernelError, NotReady
@@ -86,6 +87,7 @@ class Network:
         """Those on the node that a change is news of."""
         self._news: socket.socket | None = None
         self._guard = Guard()
+        self._marking = Marking()
 
     async def __aenter__(self) -> Self:
         return self
@@ -109,7 +111,7 @@ class Network:
         """
         if self._news is None:
             self._news = await self._run(None, lambda: _events(rtnetlink.RTMGRP_LINK | rtnetlink.RTMGRP_IPV4_RULE))
-        mtu, changed = await self._run("start", lambda: _start(primary, self._borders), slow=True)
+        mtu, changed = await self._run("start", lambda: _start(primary, self._borders, self._marking), slow=True)
         self._node = _Node(service_cidr, mtu, self._borders.metadata)
         self._cards.add(primary.mac)
         return changed
@@ -258,7 +260,9 @@ class Network:
             await self._run("prune", lambda: _apply(diff(stale, NOTHING)))
             gone = {item.address for item in stale}
             late = [lease for lease in leases() if gone.intersection(_addresses(lease))]
-            planned = frozenset(item for lease in late for item in _plan(lease, known) if isinstance(item, Member))
+            planned = frozenset(
+                item for lease in late for item in _plan(lease, known) if isinstance(item, Member | Mark)
+            )
             await self._run(None, lambda: _apply(diff(NOTHING, planned)))
         return len(stale)
 
@@ -313,13 +317,13 @@ class Network:
 # --- the work, in a thread
 
 
-def _start(primary: Card, borders: Borders) -> tuple[int, bool]:
+def _start(primary: Card, borders: Borders, marking: Marking) -> tuple[int, bool]:
     """MTU of the primary card, and whether anything was changed."""
     with kernel.opened() as opened:
         link = observe.find_card(opened, primary)
         if link is None:
             raise KernelError(f"the primary card {primary.eni_id} ({primary.mac}) is not on this node")
-        written = firewall.ensure(opened, primary.address, borders)
+        written = firewall.ensure(opened, primary.address, borders) | marking.ensure(borders)
         desired = node.node(observe.rp_filters(opened)) | node.borders(borders, primary, name=link.name)
         paths = [item.path for item in desired if isinstance(item, Sysctl)]
         ops = diff(observe.node(opened, paths, link), desired)
@@ -418,7 +422,7 @@ def _remove_orphan(key: LeaseKey) -> None:
         apply(opened, diff(observe.orphan(opened, key), NOTHING))
 
 
-def _members() -> frozenset[Member]:
+def _members() -> frozenset[Member | Mark]:
     with kernel.opened() as opened:
         return observe.members(opened)
 

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
-from datapath import ipset, limits, rtnetlink
+from datapath import ipset, limits, nft, rtnetlink
 from datapath.kernel import Kernel
 from datapath.netlink import NetlinkError
 from datapath.plan.node import rp_filter_path
@@ -22,6 +22,7 @@ from datapath.state import (
     Addr,
     Eni,
     Item,
+    Mark,
     Member,
     Netns,
     NetState,
@@ -85,7 +86,7 @@ def lease(  # noqa: C901 -- one step a part of a lease
     if devices[Netns.POD]:
         items |= _on_links(kernel, Netns.POD, devices[Netns.POD])
         items |= _routes(kernel, Netns.POD, TABLE_MAIN, devices[Netns.POD])
-    return frozenset(items) | _members(kernel, frozenset(addresses))
+    return frozenset(items) | _about(kernel, frozenset(addresses))
 
 
 def shared_card(kernel: Kernel, card: Card) -> NetState:
@@ -187,12 +188,13 @@ def orphan(kernel: Kernel, key: LeaseKey) -> NetState:
     addresses = {item.destination.network_address for item in found if isinstance(item, Route)}
     link = names.host_link(key)
     pairs = frozenset(item for item in _listed(kernel, names.IPSET_HAIRPIN, [link.encode()]) if item.dev == link)
-    return found | _members(kernel, frozenset(addresses | {item.address for item in pairs}))
+    return found | _about(kernel, frozenset(addresses | {item.address for item in pairs}))
 
 
-def members(kernel: Kernel) -> frozenset[Member]:
-    """All members of all our sets."""
-    return frozenset(_all_listed(kernel, _EVERY))
+def members(kernel: Kernel) -> frozenset[Member | Mark]:
+    """All members of all our sets, and the marks."""
+    payloads = kernel.sets.dump(nft.get_all())
+    return frozenset(_all_listed(kernel, _EVERY)) | {mark for payload in payloads for mark in nft.marks(payload)}
 
 
 # --- parts
@@ -286,13 +288,25 @@ def _rules(kernel: Kernel) -> set[Rule]:
     return {rule for rule in found if rule is not None}
 
 
-def _members(kernel: Kernel, addresses: frozenset[IPv4Address]) -> frozenset[Member]:
+def _about(kernel: Kernel, addresses: frozenset[IPv4Address]) -> frozenset[Member | Mark]:
     listed = _all_listed(kernel, [address.packed for address in addresses])
-    return frozenset(item for item in listed if item.address in addresses)
+    marks = {mark for address in addresses for mark in _marks(kernel, address)}
+    return frozenset(item for item in listed if item.address in addresses) | marks
+
+
+def _marks(kernel: Kernel, address: IPv4Address) -> Iterator[Mark]:
+    try:
+        payloads = kernel.sets.call(nft.get(address))
+    except NetlinkError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return
+    for payload in payloads:
+        yield from nft.marks(payload)
 
 
 def _all_listed(kernel: Kernel, about: Collection[bytes]) -> Iterator[Member]:
-    for name in (names.IPSET_SOURCES, names.IPSET_PODS, names.IPSET_EXCLUSIVE, names.IPSET_HAIRPIN):
+    for name in (names.IPSET_PODS, names.IPSET_EXCLUSIVE, names.IPSET_HAIRPIN):
         yield from _listed(kernel, name, about)
 
 

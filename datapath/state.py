@@ -173,15 +173,22 @@ class Sysctl:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A member of one of the node's ipsets; ``dev`` in hash:net,iface, ``mark`` (value, mask) in sets with skbinfo."""
+    """A member of one of the node's ipsets; ``dev`` in hash:net,iface."""
 
     set: str
     address: IPv4Address
     dev: str | None = None
-    mark: tuple[int, int] | None = None
 
 
-Item: TypeAlias = Veth | Eni | Ifb | Tbf | Redirect | Addr | Route | Neigh | Rule | Sysctl | Member
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """The packet mark of what a pod sends, by its address, in the node's map."""
+
+    address: IPv4Address
+    mark: int
+
+
+Item: TypeAlias = Veth | Eni | Ifb | Tbf | Redirect | Addr | Route | Neigh | Rule | Sysctl | Member | Mark
 NetState: TypeAlias = frozenset[Item]
 NOTHING: NetState = frozenset()
 
@@ -207,5 +214,7 @@ def key(item: Item) -> Hashable:  # noqa: C901, PLR0911 -- one line a kind
             return Sysctl, item.path
         case Member():
             return Member, item.set, item.address, item.dev
+        case Mark():
+            return Mark, item.address
         case Addr() | Rule():
             return item

@@ -117,8 +117,10 @@ MARK_BEGUN: Final = 0x100
 """Packet mark of what a shared pod sends in a connection that it began itself; only where TABLE_OUTSIDE is in use."""
 KUBE_PROXY_MASQUERADE: Final = 0x4000
 """kube-proxy's masqueradeBit 14."""
-IPSET_SOURCES: Final = "eniway-src"
-"""hash:ip skbinfo: address of a pod on a shared card → mark of the card."""
+NFT_TABLE: Final = "eniway"
+"""Of the family ip."""
+NFT_SOURCES: Final = "sources"
+"""Its map: address of a pod on a shared card → mark of the card."""
 IPSET_PODS: Final = "eniway-pods"
 """hash:ip: addresses of all pods that reach the host by a veth, routed ones too."""
 IPSET_HAIRPIN: Final = "eniway-hairpin"

@@ -1,4 +1,4 @@
-"""The lowest layer: a Debian 12 root with Python, iptables (both back ends) and ipset, made by mmdebstrap."""
+"""The lowest layer: a Debian 12 root with Python, iptables (both back ends), nft and ipset, made by mmdebstrap."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ PACKAGES: Final = (
     "ca-certificates",
     "ipset",  # a member of a set is changed over netlink; the command is for people
     "iptables",
+    "nftables",
     "libpython3.11-stdlib",
     "libstdc++6",  # grpc
     "python3.11-minimal",

@@ -6,7 +6,7 @@ from ipaddress import IPv4Network
 from typing import Final
 
 from datapath.plan import veth
-from datapath.state import Member, NetState
+from datapath.state import Mark, NetState
 from eniway import names
 from eniway.model import Lease
 
@@ -16,5 +16,4 @@ EVERYWHERE: Final = IPv4Network("0.0.0.0/0")
 def shared(lease: Lease, *, mtu: int) -> NetState:
     """The pod's veth, and the mark that makes what it sends leave by its card."""
     leg = veth.leg(lease.key, peer=lease.key.ifname, address=lease.address, mtu=mtu, towards=EVERYWHERE)
-    mark = (names.eni_mark(lease.card.slot), names.MARK_MASK)
-    return leg | {Member(set=names.IPSET_SOURCES, address=lease.address, mark=mark)}
+    return leg | {Mark(address=lease.address, mark=names.eni_mark(lease.card.slot))}

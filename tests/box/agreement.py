@@ -190,7 +190,7 @@ def _kernel_and_leases(node: Node) -> Iterable[str]:
     )
     exclusive = [(name, lease) for name, lease in links.items() if lease.kind == "exclusive"]
     for name, expected in {
-        names.IPSET_SOURCES: shared,
+        names.NFT_SOURCES: shared,
         names.IPSET_PODS: {lease.leg_address for lease in leases},
         names.IPSET_EXCLUSIVE: {lease.address for _, lease in exclusive},
         names.IPSET_HAIRPIN: {f"{lease.address},{link}" for link, lease in exclusive},
@@ -343,8 +343,17 @@ def read_kernel(netns: str) -> Kernel:
         marks={
             int(rule["fwmark"], 16): int(rule["table"]) for rule in rules if int(rule["priority"]) == names.RULE_ENI
         },
-        sets=parse_sets(run("ipset", "save")),
+        sets={
+            **parse_sets(run("ipset", "save")),
+            names.NFT_SOURCES: parse_map(run("nft", "-j", "list", "map", "ip", names.NFT_TABLE, names.NFT_SOURCES)),
+        },
     )
+
+
+def parse_map(listed: str) -> frozenset[str]:
+    """Addresses of a map, of `nft -j list map`."""
+    (found,) = (entry["map"] for entry in json.loads(listed)["nftables"] if "map" in entry)
+    return frozenset(address for address, _mark in found.get("elem", ()))
 
 
 def parse_sets(saved: str) -> dict[str, frozenset[str]]:

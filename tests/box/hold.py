@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from demo.application import NAMESPACE as DEMO
-from demo.application import ready
+from demo.application import Application, ready
 from demo.box import Box
 from demo.kube import ApiError, Kube, Object
 from tests.box import agreement
@@ -153,6 +153,18 @@ def event(kube: Kube, name: str, reason: str, *, namespace: str = HOLD) -> str:
 def agree(box: Box, *, seconds: float = PATIENCE) -> None:
     """Ledger, kernel, kubelet and cloud come to agree; what they still dispute at the end fails the test."""
     settles(lambda: agreement.read(box), seconds=seconds)
+
+
+def every_path_holds_after(box: Box, command: str) -> None:
+    """Within a sweep (60 s) after a command on node-1, all pods of the demonstration reach each other as before it."""
+    clear(kube_of(box))
+    application = Application(box)
+    application.deploy()
+    endpoints, wrong = application.endpoints(application.pods())
+    assert wrong == []
+    box.sh("node-1", ["sh", "-c", command])
+    settles(lambda: [complaint for _, complaint in application.walk(endpoints) if complaint], seconds=90)
+    agree(box)
 
 
 def settles(complaints: Callable[[], list[str]], *, seconds: float) -> None:

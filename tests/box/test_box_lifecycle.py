@@ -142,7 +142,12 @@ def test_two_clusters_side_by_side_and_one_of_them_grows(make_box: Callable[[str
 def test_an_interrupted_up_leaves_nothing(tmp_path: Path) -> None:
     """Ctrl-C while the box is being made ends it and removes its directory."""
     argv = [sys.executable, "-m", "vpcbox", "up", "--state", str(tmp_path / "box"), "--nodes", "1", "--install", "none"]
-    with subprocess.Popen(argv, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True, start_new_session=True) as making:
+    interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        making = subprocess.Popen(argv, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    finally:
+        signal.signal(signal.SIGINT, interrupted)
+    with making:
         assert making.stderr is not None
         for line in making.stderr:
             if "control plane" in line:

@@ -73,6 +73,7 @@ def told(box: Box) -> Iterator[None]:
     goes; an exclusive pod is told of its second address; a pod waits for a Node that has no room and is woken.
     """
     kube, node, ghost = hold.kube_of(box), box.status().nodes[0].name, "ghost"
+    hold.clear(kube)  # the node has one slot, and the taker needs it
     try:
         kube.create("/api/v1/nodes", nobodys_node(ghost, f"{box.status().openapi.region}.i-ghost"))
         kube.create(hold.NODE_NETWORKS, network(ghost))

@@ -132,6 +132,7 @@ class Node(Namespace):
             self.show("rule"),
             *sorted(self.show("-4", "neigh", "show", "nud", "permanent").splitlines()),
             *sorted(line for line in self.exec("ipset", "save").splitlines() if line.startswith("add")),
+            self.exec("sh", "-c", f"nft -s list table ip {names.NFT_TABLE} 2>/dev/null || true"),
         ]
         return "\n".join(parts)
 

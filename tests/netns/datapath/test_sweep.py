@@ -25,16 +25,19 @@ async def start(node: Node) -> bool:
 
 
 def only_reading(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Of iptables' programs only iptables-save is found from now on."""
+    """Of iptables' programs only iptables-save is found from now on, and nft reads no file."""
     (program,) = (Path(folder, "iptables-save") for folder in ("/usr/sbin",))
     (tmp_path / "iptables-save").symlink_to(os.path.realpath(program))
+    reader = tmp_path / "nft"
+    reader.write_text('#!/bin/sh\ncase "$*" in *-f*) exit 1;; esac\nexec /usr/sbin/nft "$@"\n')
+    reader.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
 
 
 async def test_a_sweep_of_a_sound_node_writes_nothing(
     nodes: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """iptables-restore is not even there to be called, and both say that nothing was changed."""
+    """Neither iptables-restore nor nft is there to write, and both say that nothing was changed."""
     node, _ = nodes
     only_reading(monkeypatch, tmp_path)
     assert not await start(node)
@@ -44,11 +47,12 @@ async def test_a_sweep_of_a_sound_node_writes_nothing(
 @pytest.mark.parametrize(
     "broken",
     [
-        "iptables -t mangle -F",
+        f"nft flush chain ip {names.NFT_TABLE} postrouting",
+        f"nft delete table ip {names.NFT_TABLE}",
         "iptables -t nat -F",
         "iptables -t filter -F",
         f"iptables -t nat -D {names.CHAIN_PREFIX}SNAT 1",
-        f"iptables -t mangle -I {names.CHAIN_PREFIX}MARK -j ACCEPT",
+        f"nft insert rule ip {names.NFT_TABLE} prerouting accept",
         "ip rule flush",
         "sysctl -qw net.ipv4.conf.all.rp_filter=1",
         "sysctl -qw net.ipv4.ip_forward=0",
@@ -169,7 +173,7 @@ async def test_a_namespace_that_is_only_not_mounted_here_is_not_called_gone(
 
 
 async def test_members_of_no_lease_are_pruned(vpc: Vpc, nodes: tuple[Node, Node]) -> None:
-    """Stale entries go from all four sets; those of leases stay, marks included."""
+    """Stale entries go from all sets and from the map; those of leases stay."""
     node, _ = nodes
     leases = [shared_lease(vpc, node, vpc.pod()), exclusive_lease(vpc, node, vpc.pod())]
     for lease in leases:
@@ -177,12 +181,12 @@ async def test_members_of_no_lease_are_pruned(vpc: Vpc, nodes: tuple[Node, Node]
     before = node.snapshot()
     assert await node.network.prune(lambda: leases) == 0
     for line in (
-        f"{names.IPSET_SOURCES} 192.0.2.1 skbmark 0x8/0xf8",
         f"{names.IPSET_PODS} 192.0.2.1",
         f"{names.IPSET_EXCLUSIVE} 192.0.2.2",
         f"{names.IPSET_HAIRPIN} 192.0.2.2,eniw0123456789a",
     ):
         node.exec("ipset", "add", *line.split())
+    node.exec("nft", "add", "element", "ip", names.NFT_TABLE, names.NFT_SOURCES, "{ 192.0.2.1 : 0x8 }")
     assert await node.network.prune(lambda: leases) == 4
     assert node.snapshot() == before
 

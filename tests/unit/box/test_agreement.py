@@ -35,7 +35,7 @@ KERNEL = Kernel(
     eni_tables=frozenset({1001}),
     marks={0x08: 1001},
     sets={
-        names.IPSET_SOURCES: frozenset({"10.0.16.5"}),
+        names.NFT_SOURCES: frozenset({"10.0.16.5"}),
         names.IPSET_PODS: frozenset({"10.0.16.5", "10.0.0.7", "172.20.1.7"}),
         names.IPSET_EXCLUSIVE: frozenset({"10.0.16.9"}),
         names.IPSET_HAIRPIN: frozenset({f"10.0.16.9,{names.host_link(CARD)}"}),

@@ -12,7 +12,7 @@ from datapath.plan.exclusive import exclusive, home
 from datapath.plan.node import node, shared_card
 from datapath.plan.routed import ranges, routed
 from datapath.plan.shared import shared
-from datapath.state import Addr, Eni, Member, Neigh, Netns, Route, Rule, Sysctl, Veth, key
+from datapath.state import Addr, Eni, Mark, Member, Neigh, Netns, Route, Rule, Sysctl, Veth, key
 from eniway.errors import InvariantBroken
 from eniway.model import Card, ContainerId, EniId, Kind, Lease, LeaseKey, Mac, PodRef, PodUid, Slot
 
@@ -47,7 +47,7 @@ def test_a_shared_pod() -> None:
         pair,
         Route(netns=Netns.NODE, table=999, destination=IPv4Network("10.0.16.9/32"), dev=pair.name),
         Member(set="eniway-pods", address=SHARED.address),
-        Member(set="eniway-src", address=SHARED.address, mark=(0x18, 0xF8)),
+        Mark(address=SHARED.address, mark=0x18),
         Addr(netns=Netns.POD, dev="eth0", address=IPv4Interface("10.0.16.9/32")),
         Neigh(netns=Netns.POD, dev="eth0", address=gateway, mac=pair.mac),
         Route(netns=Netns.POD, table=254, destination=IPv4Network("169.254.1.1/32"), dev="eth0"),
@@ -71,7 +71,7 @@ def test_a_routed_pod() -> None:
     """A shared pod's veth with another address, and no mark: the main table is the primary card's."""
     leg = veth.leg(ROUTED.key, peer="eth0", address=ROUTED.address, mtu=1500, towards=EVERYWHERE)
     assert routed(ROUTED, mtu=1500) == leg
-    assert not any(item.mark for item in leg if isinstance(item, Member))
+    assert not any(isinstance(item, Mark) for item in leg)
 
 
 def test_a_range_of_routed_pods() -> None:

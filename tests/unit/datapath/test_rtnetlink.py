@@ -6,9 +6,9 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
 
-from datapath import ipset, rtnetlink
+from datapath import ipset, nft, rtnetlink
 from datapath.netlink import attribute, attributes, each_attribute, nested, text
-from datapath.state import Addr, Member, Neigh, Netns, Route, Rule
+from datapath.state import Addr, Mark, Member, Neigh, Netns, Route, Rule
 from eniway.model import Mac
 
 GATEWAY = IPv4Address("10.0.15.253")
@@ -86,7 +86,6 @@ def test_links() -> None:
     "member",
     [
         Member(set="pods", address=IPv4Address("10.0.0.9")),
-        Member(set="src", address=IPv4Address("10.0.0.9"), mark=(8, 0xF8)),
         Member(set="hairpin", address=IPv4Address("10.0.0.9"), dev="eniw0123456789a"),
     ],
 )
@@ -97,3 +96,9 @@ def test_set_members(member: Member) -> None:
     listed = bytes(4) + text(2, member.set) + nested(8, nested(7, other[7]), nested(7, sent[7]))
     assert list(ipset.members(listed, about=[member.address.packed])) == [member]
     assert list(ipset.members(listed, about=[bytes(4)])) == []
+
+
+def test_marks() -> None:
+    """An element as it is added reads back from an answer."""
+    mark = Mark(address=IPv4Address("10.0.0.9"), mark=8)
+    assert list(nft.marks(nft.add(mark).payload)) == [mark]
