@@ -24,6 +24,7 @@ _PLURALS = {
     "Deployment": "deployments",
     "ConfigMap": "configmaps",
     "Secret": "secrets",
+    "EndpointSlice": "endpointslices",
 }
 
 

@@ -18,6 +18,7 @@ from statistics import median, quantiles
 from demo import inside
 from demo.box import Box
 from demo.kube import Kube, Object
+from demo.probe import wait_for_kube_proxy
 from tests.bench import bandwidth, operator_resync, packet, start, wire
 from tests.bench.figures import LEAST_ROUNDS, Figure, median_of_ratios, rotated, table
 from tests.bench.vxlan import overlay
@@ -32,7 +33,9 @@ INSTANCE_TYPE = "ecs.g7.4xlarge"
 MANY = 30
 WARM = {"min_idle_addresses": MANY, "max_idle_addresses": 3 * MANY, "cooldown_seconds": 1}
 """A pool that has what MANY pods at once need, round after round."""
-VARIANTS = ("instance", "exclusive", "shared", "vxlan")
+VARIANTS = ("instance", "exclusive", "shared", "routed", "vxlan")
+SERVICE = "service"
+"""An exclusive pod to another by a ClusterIP: round trips only."""
 Round = dict[str, float]
 
 
@@ -87,15 +90,18 @@ def bench_eniway(options: argparse.Namespace) -> list[Figure]:
         kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "bench"}})
         hold.configure(kube, pool=WARM)
         pairs = {"instance": (Place(first.netns, first.address), Place(second.netns, second.address))}
-        for kind in ("exclusive", "shared"):
+        for kind in ("exclusive", "shared", "routed"):
             one, two = (place_of(kube, _pod(f"{kind}-{node.name}", node.name, kind)) for node in (first, second))
             pairs[kind] = (one, two)
+        caller, called = pairs["exclusive"]
+        pairs[SERVICE] = (caller, Place(called.netns, _service(box, kube, first.name, called.address)))
         gbits, tcp, udp = list[Round](), list[Round](), list[Round]()
         adds, together = list[Round](), list[float]()
         with overlay(first, second) as pairs["vxlan"]:
             for turn in range(options.rounds):
                 order = rotated(VARIANTS, turn)
                 gbits.append({one: wire.throughput(*pairs[one], seconds=options.seconds) / 1e9 for one in order})
+                order = rotated((*VARIANTS, SERVICE), turn)
                 tcp.append({one: wire.round_trip(rtt, *pairs[one], "tcp") for one in order})
                 udp.append({one: wire.round_trip(rtt, *pairs[one], "udp") for one in order})
                 say(f"round {turn + 1} of {options.rounds}: " + _round(gbits[-1], tcp[-1]))
@@ -160,7 +166,7 @@ def say(text: str) -> None:
 
 def _wire_figures(gbits: list[Round], tcp: list[Round], udp: list[Round]) -> list[Figure]:
     figures = []
-    for kind, least, most in (("exclusive", 0.97, 1.05), ("shared", 0.90, 1.10)):
+    for kind, least, most in (("exclusive", 0.97, 1.05), ("shared", 0.90, 1.10), ("routed", 0.90, None)):
         what = f"{kind} pod ÷ instance, across nodes:"
         absolute = median(one[kind] for one in gbits)
         trip = median(one[kind] for one in tcp)
@@ -188,7 +194,27 @@ def _wire_figures(gbits: list[Round], tcp: list[Round], udp: list[Round]) -> lis
         "shared pod ÷ vxlan overlay: TCP p50 round trip", median_of_ratios(tcp, "shared", "vxlan"), "x", 1.0
     )
     beside_rtt = f"vxlan ÷ instance {median_of_ratios(tcp, 'vxlan', 'instance'):.2f}"
-    return [*figures, dataclasses.replace(ahead, beside=beside), dataclasses.replace(behind, beside=beside_rtt)]
+    return [
+        *figures,
+        dataclasses.replace(ahead, beside=beside),
+        dataclasses.replace(behind, beside=beside_rtt),
+        Figure(
+            "routed pod ÷ vxlan overlay: TCP throughput",
+            median_of_ratios(gbits, "routed", "vxlan"),
+            "x",
+            1.15,
+            at_least=True,
+        ),
+        *(
+            Figure(
+                f"exclusive pod by ClusterIP ÷ directly: {protocol} p50 round trip",
+                median_of_ratios(trips, SERVICE, "exclusive"),
+                "x",
+                1.25,
+            )
+            for protocol, trips in (("TCP", tcp), ("UDP", udp))
+        ),
+    ]
 
 
 def _add_figures(adds: list[Round], together: list[float]) -> list[Figure]:
@@ -223,13 +249,30 @@ def _pod(name: str, node: str, kind: str) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "namespace": "bench", "labels": {"bench": name.partition("-")[0]}},
+        "metadata": {
+            "name": name,
+            "namespace": "bench",
+            "labels": {"bench": name.partition("-")[0]},
+            "annotations": {"eniway.io/network": "routed"} if kind == "routed" else {},
+        },
         "spec": {
             "terminationGracePeriodSeconds": 1,
             "nodeSelector": {"kubernetes.io/hostname": node},
             "containers": [container],
         },
     }
+
+
+def _service(box: Box, kube: Kube, node: str, backend: IPv4Address) -> IPv4Address:
+    """A Service in front of one address; its ClusterIP, once the node's kube-proxy knows both."""
+    ports = [{"name": one.lower(), "protocol": one, "port": wire.RTT_PORT} for one in ("TCP", "UDP")]
+    metadata: Object = {"name": SERVICE, "namespace": "bench"}
+    made = kube.apply({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": ports}})
+    slices = {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "ports": ports}
+    labels = {"labels": {"kubernetes.io/service-name": SERVICE}}
+    kube.apply({**slices, "metadata": metadata | labels, "endpoints": [{"addresses": [str(backend)]}]})
+    wait_for_kube_proxy(box, node, [backend], seconds=60)
+    return IPv4Address(made["spec"]["clusterIP"])
 
 
 def _running(pods: list[Object], count: int) -> list[Object] | None:
