@@ -42,7 +42,8 @@ def _named(item: Item) -> str:  # noqa: C901, PLR0911 -- one line a kind
             return f"address {item.address} of {item.dev}{_inside(item.netns)}"
         case Route():
             table = "" if item.table == TABLE_MAIN else f" of table {item.table}"
-            return f"route to {item.destination}{table}{_inside(item.netns)}"
+            kind = "route" if item.dev is not None else "throw route" if item.throws else "unreachable route"
+            return f"{kind} to {item.destination}{table}{_inside(item.netns)}"
         case Neigh():
             return f"neighbour {item.address} of {item.dev}{_inside(item.netns)}"
         case Rule():

@@ -74,6 +74,7 @@ class Name(StrEnum):
     CNI_FILE = "cni-file"
     OTHER_NETWORK_FIRST = "other-network-first"
     LOCAL_PODS = "local-pods"
+    MASQUERADE_MARK = "masquerade-mark"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,11 @@ ENTRIES: Final[Mapping[Name, Entry]] = {
         None,
         f"detectLocalMode: InterfaceNamePrefix, detectLocal.interfaceNamePrefix: {names.LINK_PREFIX}; restart it",
     ),
+    Name.MASQUERADE_MARK: Entry(
+        "kube-proxy marks packets that it masquerades in another way than eniway expects: pods lose their addresses",
+        None,
+        f"masqueradeBit: {names.KUBE_PROXY_MASQUERADE.bit_length() - 1}, its default; restart it",
+    ),
 }
 
 
@@ -195,6 +201,16 @@ class Kubelet:
 
 
 @dataclass(frozen=True, slots=True)
+class KubeProxy:
+    """How it was configured."""
+
+    local_pods: str
+    """detectLocalMode and what belongs to it."""
+    masquerade_bit: int | None
+    """Of its mark for packets that are to be masqueraded."""
+
+
+@dataclass(frozen=True, slots=True)
 class Host:
     """What is around us."""
 
@@ -202,8 +218,8 @@ class Host:
     """Those of ours that are missing or others."""
     first: str | None = None
     """The network configuration that the runtime uses."""
-    local_pods: str | None = None
-    """How kube-proxy tells local pods; None where it cannot be asked, or there is none."""
+    kube_proxy: KubeProxy | None = None
+    """None where it cannot be asked, or there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,9 +400,12 @@ def _around(host: Host) -> Iterator[Difference]:
         yield _named(Name.CNI_FILE, path, host="missing, or another's")
     if host.first is not None and host.first != names.CNI_CONFLIST:
         yield _named(Name.OTHER_NETWORK_FIRST, host.first, host=f"before {names.CNI_CONFLIST}")
-    wanted = f"InterfaceNamePrefix {names.LINK_PREFIX}"
-    if host.local_pods is not None and host.local_pods != wanted:
-        yield _named(Name.LOCAL_PODS, "kube-proxy", host=host.local_pods)
+    if (proxy := host.kube_proxy) is None:
+        return
+    if proxy.local_pods != f"InterfaceNamePrefix {names.LINK_PREFIX}":
+        yield _named(Name.LOCAL_PODS, "kube-proxy", host=proxy.local_pods)
+    if proxy.masquerade_bit is not None and 1 << proxy.masquerade_bit != names.KUBE_PROXY_MASQUERADE:
+        yield _named(Name.MASQUERADE_MARK, "kube-proxy", host=f"masqueradeBit {proxy.masquerade_bit}")
 
 
 def _held(ledger: Reading, keys: Collection[LeaseKey]) -> Iterator[LeaseRecord]:

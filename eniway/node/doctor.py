@@ -228,7 +228,7 @@ class Doctor:
         kernel = await asked(Party.KERNEL, self._look_at_kernel(ledger))
         kubelet = await asked(Party.KUBELET, self._ask_kubelet())
         host = await asked(Party.HOST, surroundings.files(self._relay)) or Host()
-        host = replace(host, local_pods=await asked(Party.HOST, surroundings.local_pods()))
+        host = replace(host, kube_proxy=await asked(Party.HOST, surroundings.kube_proxy()))
         found = diagnose(ledger, kernel, kubelet, cloud, host, trusted=self._sweeper.trusted)
         return Report(found, tuple(unread))
 
