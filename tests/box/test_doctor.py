@@ -133,6 +133,22 @@ def test_what_is_broken_is_named_and_what_can_be_mended_is(
     assert inside == "", "where all agree there is nothing to say"
 
 
+def test_a_cloud_that_does_not_answer_is_said_so_and_the_others_are_compared(box: Box) -> None:
+    """With the reason, and as no success: whether all agree is not known."""
+    hold.agree(box)
+    kubeconfig = f"--kubeconfig={box.status().kubeconfig}"
+    argv = [sys.executable, "-m", "eniway.cli.main", "doctor", NODE, kubeconfig]
+    box.run("fault", "add", "error", "target=DescribeNetworkInterfaces", "status=500", "code=InternalError")
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"eniway doctor: {NODE}: cloud: not compared: DescribeNetworkInterfaces: InternalError" in done.stderr
+    finally:
+        box.run("fault", "clear")
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_another_node_than_asked_for_is_not_examined(box: Box) -> None:
     """One that there is none of is no success."""
     kubeconfig = f"--kubeconfig={box.status().kubeconfig}"
