@@ -16,9 +16,16 @@ from eniway.cli import output
 from eniway.cli.output import Cell
 from eniway.cli.verb import FAILED, NOT_WELL, OK, Verb
 
-PARTIES: Final = ("ledger", "kernel", "kubelet", "cloud", "host")
+PARTIES: Final = {
+    "ledger": "LEDGER",
+    "kernel": "KERNEL",
+    "kubelet": "KUBELET",
+    "cloud": "CLOUD",
+    "host": "HOST",
+    "kubeProxy": "KUBE-PROXY",
+}
 """Columns, but for those that no difference is about."""
-_MAY_BE_SILENT: Final = "host"
+_MAY_BE_SILENT: Final = "kubeProxy"
 """A node without kube-proxy is none the worse for it."""
 
 
@@ -26,7 +33,7 @@ def rows(nodes: Sequence[dict[str, Any]], *, now: float) -> tuple[list[str], lis
     """Head and lines of the table: a line for each difference, a column for each party that has to do with any."""
     found = [(node["node"], one) for node in nodes for one in node["differences"]]
     parties = [party for party in PARTIES if any(one[party] for _, one in found)]
-    head = ["NODE", "DIFFERENCE", "OF", "AGE", *(party.upper() for party in parties), "WHAT TO DO"]
+    head = ["NODE", "DIFFERENCE", "OF", "AGE", *(PARTIES[party] for party in parties), "WHAT TO DO"]
     return head, [
         [
             Cell(node),

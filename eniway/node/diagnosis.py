@@ -34,7 +34,8 @@ class Party(StrEnum):
     KUBELET = "kubelet"
     CLOUD = "cloud"
     HOST = "host"
-    """Files of the runtime, and kube-proxy."""
+    """Files of the runtime."""
+    KUBE_PROXY = "kubeProxy"
 
 
 class Mend(StrEnum):
@@ -403,9 +404,9 @@ def _around(host: Host) -> Iterator[Difference]:
     if (proxy := host.kube_proxy) is None:
         return
     if proxy.local_pods != f"InterfaceNamePrefix {names.LINK_PREFIX}":
-        yield _named(Name.LOCAL_PODS, "kube-proxy", host=proxy.local_pods)
+        yield _named(Name.LOCAL_PODS, "kube-proxy", kubeProxy=proxy.local_pods)
     if proxy.masquerade_bit is not None and 1 << proxy.masquerade_bit != names.KUBE_PROXY_MASQUERADE:
-        yield _named(Name.MASQUERADE_MARK, "kube-proxy", host=f"masqueradeBit {proxy.masquerade_bit}")
+        yield _named(Name.MASQUERADE_MARK, "kube-proxy", kubeProxy=f"masqueradeBit {proxy.masquerade_bit}")
 
 
 def _held(ledger: Reading, keys: Collection[LeaseKey]) -> Iterator[LeaseRecord]:

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
-from datapath.state import Member
-from eniallocator.reading import Answer, Reading, confront
+from datapath.network import Network
+from deviceplugin.podresources import PodResources
+from eniallocator.books import Books
+from eniallocator.reading import Reading, confront
 from eniway import log
 from eniway.errors import EniwayError, KernelError, NotReady
-from eniway.model import Card, EniId, Lease, LeaseKey, Slot
+from eniway.model import EniId, Lease
 from eniway.node import surroundings
 from eniway.node.diagnosis import Difference, Host, Kernel, Kubelet, Mend, Party, diagnose, lasting
-from eniway.node.sweep import is_namespace
+from eniway.node.sweep import Sweeper, is_namespace
 
 _T = TypeVar("_T")
 _log = log.get(__name__)
@@ -36,7 +38,7 @@ class Report:
     differences: tuple[Difference, ...]
     unread: tuple[tuple[Party, str], ...]
     left: frozenset[tuple[str, str]] | None = None
-    """After mending: (name, of) of those that are still there; None: nothing was mended."""
+    """After mending: (name, of) of those that are still there, or may be; None: nothing was to be mended."""
 
     def told(self) -> dict[str, Any]:
         """For JSON."""
@@ -59,82 +61,6 @@ class Report:
         }
 
 
-class Books(Protocol):
-    """Of the books."""
-
-    @property
-    def primary(self) -> Card:
-        """The instance's own card."""
-
-    @property
-    def pod_cidr(self) -> IPv4Network | None:
-        """The Node's podCIDR, where it is known."""
-
-    def reading(self) -> Reading:
-        """All of it, frozen."""
-
-    def leases(self) -> Sequence[Lease]:
-        """All leases."""
-
-    def shared_cards(self) -> Sequence[Card]:
-        """Cards that carry shared pods."""
-
-    def idle_exclusive_cards(self) -> Sequence[Card]:
-        """Exclusive cards that no pod has."""
-
-    async def ask_cloud(self) -> Answer:
-        """The cloud's cards; CloudError."""
-
-    async def settle_with_cloud(self) -> None:
-        """Follow the cloud; CloudError."""
-
-
-class Network(Protocol):
-    """Of the kernel: looks, and changes nothing."""
-
-    async def observe_leases(self) -> Mapping[LeaseKey, str]:
-        """Lease keys that host links carry, with the links' names."""
-
-    async def observe_addresses(self) -> Collection[IPv4Address]:
-        """Addresses that are routed to pods."""
-
-    async def observe_routed(self) -> Mapping[LeaseKey, frozenset[IPv4Address]]:
-        """The same for each lease key that a host link carries."""
-
-    async def stale(self, leases: Callable[[], Collection[Lease]]) -> Collection[Member]:
-        """Members of our sets that belong to no lease."""
-
-    async def check_node(self, primary: Card, cidrs: Collection[IPv4Network]) -> tuple[str, ...]:
-        """What is wrong with the state that all pods share."""
-
-    async def check_card(self, card: Card, *, parked: bool) -> tuple[str, ...]:
-        """What is wrong with a card; NotReady: it is not here."""
-
-    async def check_lease(self, lease: Lease) -> tuple[str, ...]:
-        """What is wrong with a lease's part of the kernel."""
-
-
-class Sweeper(Protocol):
-    """Of the sweep."""
-
-    @property
-    def trusted(self) -> bool:
-        """Whether the books know of every lease there is."""
-
-    async def sweep(self) -> int:
-        """Compare and repair."""
-
-
-class PodResources(Protocol):
-    """Of kubelet's door."""
-
-    async def active(self) -> Mapping[tuple[str, str], tuple[Slot, ...]]:
-        """All active pods; NotReady."""
-
-    async def allocatable(self) -> frozenset[Slot]:
-        """Slots that kubelet may give away, or has; NotReady."""
-
-
 class Doctor:
     """``relay``: where the image has it; ``install`` writes the runtime's files, in a thread."""
 
@@ -147,7 +73,6 @@ class Doctor:
         *,
         relay: Path,
         install: Callable[[], None],
-        alive: Callable[[str], bool] = is_namespace,
     ) -> None:
         self._books = books
         self._network = network
@@ -155,7 +80,6 @@ class Doctor:
         self._kubelet = kubelet
         self._relay = relay
         self._install = install
-        self._alive = alive
         self._turn = asyncio.Lock()
 
     async def look(self) -> Report:
@@ -171,7 +95,9 @@ class Doctor:
             after = await self._look()
             known = {(one.name, one.of) for one in found.differences}
             new = tuple(one for one in after.differences if (one.name, one.of) not in known)
-            left = frozenset((str(one.name), one.of) for one in after.differences)
+            silent = {party for party, _ in after.unread}
+            unseen = [one for one in found.differences if any(party in silent for party, _ in one.said)]
+            left = frozenset((str(one.name), one.of) for one in (*after.differences, *unseen))
             return Report((*found.differences, *new), (*after.unread, *failed), left)
 
     async def _mend(self, way: Mend, found: Report) -> tuple[Party, str] | None:
@@ -228,7 +154,7 @@ class Doctor:
         kernel = await asked(Party.KERNEL, self._look_at_kernel(ledger))
         kubelet = await asked(Party.KUBELET, self._ask_kubelet())
         host = await asked(Party.HOST, surroundings.files(self._relay)) or Host()
-        host = replace(host, kube_proxy=await asked(Party.HOST, surroundings.kube_proxy()))
+        host = replace(host, kube_proxy=await asked(Party.KUBE_PROXY, surroundings.kube_proxy()))
         found = diagnose(ledger, kernel, kubelet, cloud, host, trusted=self._sweeper.trusted)
         return Report(found, tuple(unread))
 
@@ -238,7 +164,7 @@ class Doctor:
     async def _look_at_kernel(self, ledger: Reading) -> Kernel:
         network, cidr = self._network, self._books.pod_cidr
         paths = {held.netns for held in ledger.leases}
-        alive = await asyncio.to_thread(lambda: frozenset(filter(self._alive, paths)))
+        alive = await asyncio.to_thread(lambda: frozenset(filter(is_namespace, paths)))
         node = await network.check_node(self._books.primary, () if cidr is None else (cidr,))
         cards, absent = await self._look_at_cards()
         done = {held.key for held in ledger.leases if held.confirmed}

@@ -80,9 +80,12 @@ async def test_who_only_looks_at_the_node_says_what_a_sweep_repairs(nodes: tuple
     """In words, and changes nothing: as long as there is something wrong, and no longer."""
     node, _ = nodes
 
+    assert node.pod_cidr is not None
+    cidrs = [node.pod_cidr]
+
     async def wrong() -> tuple[str, ...]:
         cards = await node.network.check_card(node.cards[1], parked=False)
-        return (*await node.network.check_node(node.cards[0], [node.pod_cidr]), *cards)
+        return (*await node.network.check_node(node.cards[0], cidrs), *cards)
 
     assert await wrong() == ()
     node.exec(*broken.split())
@@ -105,7 +108,7 @@ async def test_who_only_looks_sees_sets_cards_and_ranges_too(vpc: Vpc, nodes: tu
     node.ip("link set eth2 up")
     (wrong,) = await network.check_card(idle, parked=True)
     assert wrong.startswith(f"card {idle.eni_id} ")
-    (wrong,) = await network.check_node(node.cards[0], [node.pod_cidr, IPv4Network("172.20.99.0/24")])
+    (wrong,) = await network.check_node(node.cards[0], [*filter(None, [node.pod_cidr]), IPv4Network("172.20.99.0/24")])
     assert wrong == f"unreachable route to 172.20.99.0/24 of table {names.TABLE_PODS} is missing"
     lease = shared_lease(vpc, node, vpc.pod())
     await network.attach(lease)

@@ -80,7 +80,7 @@ def test_a_request_is_followed_by_its_steps() -> None:
 
 
 def difference(**changes: Any) -> dict[str, Any]:
-    silent = dict.fromkeys(("ledger", "kernel", "kubelet", "cloud", "host"))
+    silent = dict.fromkeys(doctor.PARTIES)
     said = {"difference": "stray-link", "of": "eniw0", "since": None, "fix": "removes it", "byHand": None}
     return {**silent, **said, "ledger": "no lease", "kernel": "a/b/c", "mended": None, **changes}
 

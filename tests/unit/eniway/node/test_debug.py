@@ -115,6 +115,7 @@ async def test_it_tells_what_the_doctor_finds_and_what_mending_left(served: Path
                 "kubelet": None,
                 "cloud": None,
                 "host": None,
+                "kubeProxy": None,
                 "fix": "removes it",
                 "byHand": None,
                 "mended": None,
