@@ -32,7 +32,7 @@ _MAY_BE_SILENT: Final = "kubeProxy"
 def rows(nodes: Sequence[dict[str, Any]], *, now: float) -> tuple[list[str], list[list[Cell]]]:
     """Head and lines of the table: a line for each difference, a column for each party that has to do with any."""
     found = [(node["node"], one) for node in nodes for one in node["differences"]]
-    parties = [party for party in PARTIES if any(one[party] for _, one in found)]
+    parties = [party for party in PARTIES if any(one.get(party) for _, one in found)]
     head = ["NODE", "DIFFERENCE", "OF", "AGE", *(PARTIES[party] for party in parties), "WHAT TO DO"]
     return head, [
         [
@@ -40,7 +40,7 @@ def rows(nodes: Sequence[dict[str, Any]], *, now: float) -> tuple[list[str], lis
             Cell(one["difference"]),
             Cell(one["of"]),
             Cell("-" if one["since"] is None else output.age(now - one["since"])),
-            *(Cell(one[party] or "-") for party in parties),
+            *(Cell(one.get(party) or "-") for party in parties),
             Cell(_to_do(one), bad=not one["mended"]),
         ]
         for node, one in found
