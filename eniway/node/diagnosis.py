@@ -14,7 +14,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address
 from typing import Final
 
-from eniallocator.cloud.api import Eni, EniStatus
+from eniallocator.cloud.api import EniStatus
 from eniallocator.lifecycle import State
 from eniallocator.reading import Answer, Reading, confront
 from eniallocator.records import EniRecord, LeaseRecord
@@ -367,7 +367,9 @@ def _with_cloud(ledger: Reading, cloud: Answer) -> Iterator[Difference]:
 
 
 def _cut_off(ledger: Reading, cloud: Answer) -> Iterator[Difference]:
-    here = {eni.eni_id: eni for eni in cloud.attached if eni.status is EniStatus.IN_USE}
+    here = {
+        eni.eni_id: frozenset((eni.address, *eni.secondary)) for eni in cloud.attached if eni.status is EniStatus.IN_USE
+    }
     by_id = {card.eni_id: token for token, card in ledger.cards.items()}
     primary = by_id.get(ledger.identity.primary_eni)
     for held in ledger.leases:
@@ -380,7 +382,7 @@ def _cut_off(ledger: Reading, cloud: Answer) -> Iterator[Difference]:
             card = ledger.cards[token]
             if not _rests(card, cloud):
                 continue
-            missing = [str(one) for one in addresses if one not in _addresses(here.get(card.known_id))]
+            missing = [str(one) for one in addresses if one not in here.get(card.known_id, ())]
             if missing:
                 told = f"{card.eni_id} has no {', '.join(missing)}"
                 yield _named(Name.POD_CUT_OFF, str(held.pod), ledger=_lease(ledger, held), cloud=told, since=held.since)
@@ -390,10 +392,6 @@ def _rests(card: EniRecord, cloud: Answer) -> bool:
     """Whether the answer can be about the card as it is now."""
     still = cloud.before.get(card.token) == card and card.token not in cloud.touched
     return still and card.state in (State.READY, State.LOST)
-
-
-def _addresses(eni: Eni | None) -> frozenset[IPv4Address]:
-    return frozenset() if eni is None else frozenset((eni.address, *eni.secondary))
 
 
 def _around(host: Host) -> Iterator[Difference]:
