@@ -85,6 +85,8 @@ class Entry:
     means: str
     mend: Mend | None
     remedy: str
+    passes: bool = False
+    """As a rule it is over within seconds: a pod is being started or ended."""
 
 
 ENTRIES: Final[Mapping[Name, Entry]] = {
@@ -133,19 +135,25 @@ ENTRIES: Final[Mapping[Name, Entry]] = {
         "a sandbox stands whose pod kubelet does not know",
         None,
         "kubelet ends sandboxes that it has lost; if this one stays: crictl pods, crictl stopp",
+        passes=True,
     ),
     Name.SLOT_DIFFERS: Entry(
-        "a pod has another ENI slot than kubelet gave it", None, "delete the pod, its controller makes another"
+        "a pod has another ENI slot than kubelet gave it",
+        None,
+        "delete the pod, its controller makes another",
+        passes=True,
     ),
     Name.SLOT_UNUSED: Entry(
         "kubelet gave an ENI slot to a pod that has no lease of it",
         None,
         "eniway trace POD says what its ADD waits for",
+        passes=True,
     ),
     Name.SLOT_NOT_OFFERED: Entry(
         "kubelet does not offer an ENI slot that is ready for a pod",
         None,
         "the device plugin registers for ever; if it stays: kubelet's log, and /var/lib/kubelet/device-plugins",
+        passes=True,
     ),
     Name.LEDGER_BEHIND: Entry(
         "the disk does not take what the daemon knows", None, "make room below /var/lib/eniway; it is written then"

@@ -1,6 +1,6 @@
 """`eniway doctor` on the node: takes the readings, and has the daemon mend by its own ways. Decides nothing.
 
-What is wrong is looked at twice, a moment apart, because the five cannot be asked at one instant. To mend is to do now
+What is wrong is looked at again a moment later, because not all can be asked at one instant. To mend is to do now
 what the sweep, the survey of the cloud and the start do by themselves sooner or later, and then to look again.
 """
 
@@ -27,8 +27,8 @@ from eniway.node.sweep import Sweeper, is_namespace
 
 _T = TypeVar("_T")
 _log = log.get(__name__)
-_MOMENT_SECONDS: Final = 1.0
-"""Between two looks: longer than a pod's ADD or DEL takes as a rule."""
+_PAUSES: Final = (1.0, 2.0, 4.0, 8.0)
+"""Seconds between looks: a second one at all that differs, further ones while there is any that passes as a rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +129,14 @@ class Doctor:
             raise NotReady(f"the runtime's files cannot be written: {error}") from error
 
     async def _look(self) -> Report:
-        first = await self._once()
-        if not first.differences:
-            return first
-        await asyncio.sleep(_MOMENT_SECONDS)
-        second = await self._once()
-        return replace(second, differences=lasting(first.differences, second.differences))
+        report = await self._once()
+        for number, pause in enumerate(_PAUSES):
+            if not any(number == 0 or one.entry.passes for one in report.differences):
+                break
+            await asyncio.sleep(pause)
+            later = await self._once()
+            report = replace(later, differences=lasting(report.differences, later.differences))
+        return report
 
     async def _once(self) -> Report:
         unread: list[tuple[Party, str]] = []
