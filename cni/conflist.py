@@ -65,6 +65,18 @@ def install_relay(relay: Path, directory: Path = BINARY_DIRECTORY) -> None:
     _into_place(fresh, path)
 
 
+def amiss(relay: Path, config: Path = CONFIG_DIRECTORY, binaries: Path = BINARY_DIRECTORY) -> tuple[str, ...]:
+    """Those of our two files that are not there as ``write`` and ``install_relay`` leave them. OSError."""
+    wanted = ((binaries / names.CNI_TYPE, relay.read_bytes()), (config / names.CNI_CONFLIST, render().encode()))
+    return tuple(str(path) for path, content in wanted if not path.is_file() or path.read_bytes() != content)
+
+
+def chosen(directory: Path = CONFIG_DIRECTORY) -> str | None:
+    """The file that the runtime takes its network from: the first by name of those that it reads (libcni ConfFiles)."""
+    found = (path.name for path in directory.iterdir() if path.suffix in {".conf", ".conflist", ".json"})
+    return min(found, default=None)
+
+
 def _into_place(fresh: Path, path: Path) -> None:
     """Rename after the content is on disk, or a crash could leave an empty file under the name."""
     descriptor = os.open(fresh, os.O_RDONLY)

@@ -18,6 +18,7 @@ missing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -155,3 +156,15 @@ def ensure(kernel: Kernel, node: IPv4Address, borders: Borders) -> bool:
     if text:
         run("iptables-restore", "--noflush", "--wait", _WAIT, given=text)
     return bool(text)
+
+
+def wanting(kernel: Kernel, node: IPv4Address, borders: Borders) -> tuple[str, ...]:
+    """What ``ensure`` would write: the sets that are not there, and the chains that are not as they should be."""
+    there = {ipset.set_name(payload) for payload in kernel.sets.dump(ipset.list_sets())}
+    text = render(node, run("iptables-save"), borders)
+    targets = re.findall(r"^:(\S+)|^-[AI] .*-j (ENIWAY-\S+)$", text, re.MULTILINE)
+    chains = dict.fromkeys(filled or jumped for filled, jumped in targets)
+    return (
+        *(f"ipset {made.name} is missing" for made in SETS if made.name not in there),
+        *(f"iptables chain {chain}, or the jump to it, is not as planned" for chain in chains),
+    )

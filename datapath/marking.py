@@ -71,6 +71,13 @@ class Marking:
         self._written = _listed()
         return before != self._written
 
+    def wanting(self) -> tuple[str, ...]:
+        """What ``ensure`` would write anew."""
+        there = _listed()
+        if not there:
+            return (f"nftables table {_TABLE} is missing",)
+        return (f"nftables table {_TABLE} is not as planned",) if there != self._written else ()
+
 
 def _listed() -> str:
     """The table without its map's elements; empty where there is none."""

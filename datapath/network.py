@@ -30,6 +30,7 @@ from datapath.plan import bandwidth, exclusive, node, routed, shared
 from datapath.rtnetlink import Link
 from datapath.state import NOTHING, Direction, Eni, Mark, Member, Netns, NetState, Sysctl, Tbf, Veth
 from datapath.tc import Queue
+from datapath.words import told
 from eniway import names
 from eniway.errors import DeadlineExceeded, InvariantBroken, KernelError, NotReady
 from eniway.metrics import DATAPATH_SECONDS
@@ -153,7 +154,7 @@ class Network:
         """
         mtu = self._started.mtu
         self._cards.add(card.mac)
-        return await self._run("prepare_card", lambda: _prepare_card(card, mtu))
+        return bool(await self._run("prepare_card", lambda: _preparing(card, mtu, act=True)))
 
     async def retire_card(self, card: Card) -> None:
         """Undo ``prepare_card``. Succeeds when there is nothing left to undo, the card included."""
@@ -172,7 +173,7 @@ class Network:
         """
         mtu = self._started.mtu
         self._cards.add(card.mac)
-        return await self._run("park_card", lambda: _park_card(card, mtu))
+        return bool(await self._run("park_card", lambda: _parking(card, mtu, act=True)))
 
     async def attach(self, lease: Lease) -> Attachment:
         """Bring the pod's side and the node's to what the lease says, from whatever is there.
@@ -246,6 +247,26 @@ class Network:
         """Remove what the node's side holds of a lease that nobody knows."""
         await self._run("remove_orphan", lambda: _remove_orphan(key), slow=True)
 
+    async def check_node(self, primary: Card, cidrs: Collection[IPv4Network]) -> tuple[str, ...]:
+        """What ``start`` and ``claim_ranges`` would put right."""
+        return await self._run(None, lambda: _check_node(primary, self._borders, self._marking, cidrs), slow=True)
+
+    async def check_card(self, card: Card, *, parked: bool) -> tuple[str, ...]:
+        """What ``prepare_card``, or ``park_card`` of a card that is to be ``parked``, would put right; NotReady too."""
+        mtu = self._started.mtu
+        ops = await self._run(None, lambda: (_parking if parked else _preparing)(card, mtu, act=False))
+        return tuple(map(told, ops))
+
+    async def check_lease(self, lease: Lease) -> tuple[str, ...]:
+        """As ``check``, in words."""
+        return tuple(map(told, await self.check(lease)))
+
+    async def stale(self, leases: Callable[[], Collection[Lease]]) -> frozenset[Member | Mark]:
+        """Members of our sets, and marks, that belong to none of ``leases()``, which is asked after the kernel."""
+        found = await self._run(None, _members)
+        held = {address for lease in leases() for address in _addresses(lease)}
+        return frozenset(item for item in found if item.address not in held)
+
     async def prune(self, leases: Callable[[], Collection[Lease]]) -> int:
         """Remove members of our sets that belong to no lease; how many.
 
@@ -253,9 +274,7 @@ class Network:
         before it is in the kernel, and again at the end: one that came in between gets back what was taken from it.
         """
         known = self._started
-        found = await self._run(None, _members)
-        held = {address for lease in leases() for address in _addresses(lease)}
-        stale = frozenset(item for item in found if item.address not in held)
+        stale = await self.stale(leases)
         if stale:
             await self._run("prune", lambda: _apply(diff(stale, NOTHING)))
             gone = {item.address for item in stale}
@@ -320,26 +339,44 @@ class Network:
 def _start(primary: Card, borders: Borders, marking: Marking) -> tuple[int, bool]:
     """MTU of the primary card, and whether anything was changed."""
     with kernel.opened() as opened:
-        link = observe.find_card(opened, primary)
-        if link is None:
-            raise KernelError(f"the primary card {primary.eni_id} ({primary.mac}) is not on this node")
+        link = _primary(opened, primary)
         written = firewall.ensure(opened, primary.address, borders) | marking.ensure(borders)
-        desired = node.node(observe.rp_filters(opened)) | node.borders(borders, primary, name=link.name)
-        paths = [item.path for item in desired if isinstance(item, Sysctl)]
-        ops = diff(observe.node(opened, paths, link), desired)
+        ops = _starting(opened, link, primary, borders)
         apply(opened, ops)
         return link.mtu, written or bool(ops)
 
 
-def _prepare_card(card: Card, mtu: int) -> bool:
+def _check_node(primary: Card, borders: Borders, marking: Marking, cidrs: Collection[IPv4Network]) -> tuple[str, ...]:
+    with kernel.opened() as opened:
+        wanting = (*firewall.wanting(opened, primary.address, borders), *marking.wanting())
+        ops = _starting(opened, _primary(opened, primary), primary, borders)
+        ops += diff(observe.ranges(opened), routed.ranges(cidrs))
+        return (*wanting, *map(told, ops))
+
+
+def _primary(opened: Kernel, primary: Card) -> Link:
+    link = observe.find_card(opened, primary)
+    if link is None:
+        raise KernelError(f"the primary card {primary.eni_id} ({primary.mac}) is not on this node")
+    return link
+
+
+def _starting(opened: Kernel, link: Link, primary: Card, borders: Borders) -> tuple[Op, ...]:
+    desired = node.node(observe.rp_filters(opened)) | node.borders(borders, primary, name=link.name)
+    paths = [item.path for item in desired if isinstance(item, Sysctl)]
+    return diff(observe.node(opened, paths, link), desired)
+
+
+def _preparing(card: Card, mtu: int, *, act: bool) -> tuple[Op, ...]:
     with kernel.opened() as opened:
         observed = observe.shared_card(opened, card)
         name = next((item.name for item in observed if isinstance(item, Eni)), None)
         if name is None:
             raise _not_here(card)
         ops = diff(observed, node.shared_card(card, name=name, mtu=mtu))
-        apply(opened, ops)
-        return bool(ops)
+        if act:
+            apply(opened, ops)
+        return ops
 
 
 def _retire_card(card: Card, mtu: int) -> None:
@@ -353,14 +390,15 @@ def _claim_ranges(cidrs: Collection[IPv4Network]) -> None:
         apply(opened, diff(observe.ranges(opened), routed.ranges(cidrs)))
 
 
-def _park_card(card: Card, mtu: int) -> bool:
+def _parking(card: Card, mtu: int, *, act: bool) -> tuple[Op, ...]:
     with kernel.opened() as opened:
         observed = observe.shared_card(opened, card)
         if not _has_card(observed):
             raise _not_here(card)
         ops = diff(observed, _home(observed, card, mtu))
-        apply(opened, ops)
-        return bool(ops)
+        if act:
+            apply(opened, ops)
+        return ops
 
 
 def _bring(

@@ -95,7 +95,7 @@ class PodResources:
 
     async def _answer(self, asked: Mapping[asyncio.Future[tuple[Slot, ...]], PodRef]) -> None:
         try:
-            slots = await self._get(*asked.values()) if len(asked) == 1 else await self._listed()
+            slots = await self._get(*asked.values()) if len(asked) == 1 else await self.active()
         except NotReady as error:
             for answer in asked:
                 if answer in self._asked:
@@ -119,7 +119,7 @@ class PodResources:
                 return {}
             if "disabled" in error.details:
                 # kubelet before 1.34, or KubeletPodResourcesGet switched off
-                return await self._listed()
+                return await self.active()
             raise NotReady(f"kubelet cannot say which ENI slots pod {pod} has: {error}") from error
         return {(pod.namespace, pod.name): _slots(answer.pod_resources)}
 
@@ -139,10 +139,10 @@ class PodResources:
 
         Not for every minute: kubelet renews its own picture of what is in use with each List.
         """
-        return {name: slots for name, slots in (await self._listed()).items() if slots}
+        return {name: slots for name, slots in (await self.active()).items() if slots}
 
-    async def _listed(self) -> Mapping[PodName, tuple[Slot, ...]]:
-        """All active pods, those without slots too."""
+    async def active(self) -> Mapping[PodName, tuple[Slot, ...]]:
+        """As ``list``, with the pods that have no slots."""
         began = self._clock()
         try:
             answer = await self._call("List", api.ListPodResourcesRequest(), api.ListPodResourcesResponse)

@@ -27,6 +27,7 @@ from eniallocator.lifecycle import State
 from eniallocator.opening import Opening
 from eniallocator.plan import Demand
 from eniallocator.pool import Pool
+from eniallocator.reading import Answer, Reading, read
 from eniallocator.records import AddressRecord, Change, Drop, EniRecord, LeaseRecord, Put, RoutedAddress, Use
 from eniallocator.recover import recover
 from eniallocator.routed import Routed
@@ -95,6 +96,7 @@ class Books:
         switch: Switch,
     ) -> None:
         self._config = config
+        self._identity = opening.identity
         self._ledger: Ledger = opening.ledger
         self._kernel = kernel
         self._clock = clock
@@ -324,6 +326,21 @@ class Books:
         if unknown != self._inventory.pods.unaccounted:
             self._inventory.pods.unaccounted = unknown
             self._changed()
+
+    # -- for whoever compares
+
+    def reading(self) -> Reading:
+        """All of the books, frozen."""
+        offered = frozenset(device.slot for device in self.devices() if device.healthy)
+        return read(self._inventory, self._identity, offered=offered, owes=self._store.owes)
+
+    async def ask_cloud(self) -> Answer:
+        """What the cloud shows of our cards, to be compared with ``reading()`` of this very moment; CloudError."""
+        return await self._pool.ask_cloud()
+
+    async def settle_with_cloud(self) -> None:
+        """Bring the books up to what the cloud shows now, as is done every ten minutes; CloudError."""
+        await self._pool.settle_with_cloud()
 
     # -- slots
 

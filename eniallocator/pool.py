@@ -35,6 +35,7 @@ from eniallocator.plan import (
     shortage,
     surplus,
 )
+from eniallocator.reading import Answer
 from eniallocator.records import AddressRecord, AssignRecord, Drop, EniRecord, Identity, Put, TypeLimits, Use
 from eniallocator.slots import divide
 from eniallocator.store import Store
@@ -194,6 +195,14 @@ class Pool:
         Said for longer than no card is tried for: the next try shows whether it is over.
         """
         return self._blocked if self._clock.monotonic() < self._blocked_until + BLOCK_SECONDS else ""
+
+    async def ask_cloud(self) -> Answer:
+        """What the cloud shows of our cards at this moment; ApiError."""
+        return await self._survey.ask()
+
+    async def settle_with_cloud(self) -> None:
+        """Bring the books up to what the cloud shows, as is done every ten minutes; ApiError."""
+        await self._survey.settle(await self._survey.ask())
 
     def card_missing(self, card: Card) -> None:
         """A shared card in service is not on this node: nothing is handed out of it until it is back."""

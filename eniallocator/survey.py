@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Collection
-from ipaddress import IPv4Address
+from collections.abc import Awaitable, Callable, Collection
 from random import Random
 from typing import Final
 
 from eniallocator import reclaim
 from eniallocator.clock import Clock
 from eniallocator.cloud.api import CloudApi, Eni
-from eniallocator.cloud.errors import ApiError
+from eniallocator.cloud.errors import ApiError, Transient
 from eniallocator.insist import Insist
 from eniallocator.ledger import to_note
-from eniallocator.lifecycle import State
-from eniallocator.records import EniRecord, Identity, TypeLimits
+from eniallocator.reading import Answer, confront, read
+from eniallocator.records import Identity, TypeLimits
 from eniallocator.store import Store
 from eniallocator.vswitches import VSwitches
 from eniway import log
@@ -84,7 +83,8 @@ class Survey:
         self._follow = follow
         self._primary_seen = primary_seen
         self._again = asyncio.Event()
-        self._touched: set[str] = set()
+        self._touched: dict[object, set[str]] = {}
+        """For each who asks the cloud."""
         self.limits = limits
         self.compared = False
         """Whether the cloud's cards have been seen since this process began."""
@@ -95,7 +95,8 @@ class Survey:
 
     def touch(self, token: str) -> None:
         """Addresses of a card are being changed by us: an answer that is under way may be older."""
-        self._touched.add(token)
+        for touched in self._touched.values():
+            touched.add(token)
 
     async def keep_learning(self) -> None:
         """Read the limits, and the vSwitches for ever, more often while one is empty, most while pods wait for it."""
@@ -168,39 +169,44 @@ class Survey:
 
     async def _compare_once(self) -> bool:
         """Bring the books up to what the cloud shows; whether it could be asked and believed."""
-        before = dict(self._inventory.enis)
-        self._touched.clear()
-        self._touched.update(self._busy)
         try:
-            # Each is insisted on: under a quota that others use up, both would never get through in one go.
-            attached = await self._insist(lambda: self._cloud.enis(instance_id=self._identity.instance_id))
-            asked = self._clock.monotonic()
-            tagged = await self._insist(lambda: self._cloud.enis(tags=self._tags))
+            answer = await self.ask(insisting=True)
         except ApiError:
             return False
+        return await self.settle(answer)
+
+    async def ask(self, *, insisting: bool = False) -> Answer:
+        """What the cloud shows of our cards; the books of the moment it returns may be compared by it. ApiError.
+
+        ``insisting``: again and again where a quota is used up.
+        """
+        before = dict(self._inventory.enis)
+        asking, touched = object(), set(self._busy)
+        self._touched[asking] = touched
+        try:
+            # Each is insisted on: under a quota that others use up, both would never get through in one go.
+            attached = await self._once(insisting, lambda: self._cloud.enis(instance_id=self._identity.instance_id))
+            asked = self._clock.monotonic()
+            tagged = await self._once(insisting, lambda: self._cloud.enis(tags=self._tags))
+        finally:
+            del self._touched[asking]
         if self._clock.monotonic() - asked > STALE_SECONDS:
-            return False
-        # What moved while the cloud was asked is not compared: the answer may be older than the books.
-        resting = {
-            eni.known_id: eni
-            for token, eni in self._inventory.enis.items()
-            if eni.state in (State.READY, State.LOST) and before.get(token) == eni and token not in self._touched
-        }
-        findings = reclaim.compare(
-            resting,
-            {eni.token: self._secondary(eni) for eni in resting.values()},
-            tokens={*self._inventory.enis, *before},
-            moving={eni.eni_id for eni in (*self._inventory.enis.values(), *before.values())},
-            attached=attached,
-            tagged=tagged,
-            identity=self._identity,
-        )
+            raise Transient("DescribeNetworkInterfaces", "Late", "the answers lie too far apart to be compared by")
+        return Answer(attached, tagged, before, frozenset(touched))
+
+    async def _once(self, insisting: bool, call: Callable[[], Awaitable[tuple[Eni, ...]]]) -> tuple[Eni, ...]:
+        return await self._insist(call) if insisting else await call()
+
+    async def settle(self, answer: Answer) -> bool:
+        """Bring the books up to ``answer``, which came this moment; whether it is to be believed."""
+        books = read(self._inventory, self._identity, offered=frozenset(), owes=False)
+        findings = confront(books, answer)
         if findings is None:
             _log.error(
                 "the cloud does not show this instance's own primary ENI: not believed", eni=self._identity.primary_eni
             )
             return False
-        self._primary_seen(next(eni for eni in attached if eni.eni_id == self._identity.primary_eni))
+        self._primary_seen(next(eni for eni in answer.attached if eni.eni_id == self._identity.primary_eni))
         await self._remedy(findings)
         return True
 
@@ -246,7 +252,3 @@ class Survey:
         for token, pods in cut_off.items():
             eni = self._inventory.enis[token]
             _log.error("a card no longer has addresses of its pods", eni=eni.eni_id, slot=eni.slot, pods=pods)
-
-    def _secondary(self, eni: EniRecord) -> list[IPv4Address]:
-        addresses = self._inventory.addresses
-        return [address for address in self._inventory.of_card(eni.token) if not addresses[address].primary]

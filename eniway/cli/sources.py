@@ -20,7 +20,7 @@ import aiohttp
 import msgspec
 
 from eniway import names
-from eniway.errors import EniwayError, KubeError, NotReady
+from eniway.errors import EniwayError, InvalidRequest, KubeError, NotReady
 from eniway.kube import exec as remote
 from eniway.kube.client import KubeClient, from_kubeconfig
 
@@ -29,6 +29,8 @@ SELECTOR: Final = "app.kubernetes.io/name=eniway-node"
 CONTAINER: Final = "node"
 _AT_ONCE: Final = 16
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=10)
+_LONG: Final = aiohttp.ClientTimeout(total=300)
+"""Of answers for which kubelet, the cloud and every pod's namespace are asked."""
 Object = dict[str, Any]
 
 
@@ -51,6 +53,9 @@ class Source(Protocol):
 
     async def requests(self, pod: str) -> Answer:
         """The last CNI requests of the pod ``namespace/name``."""
+
+    async def examine(self, node: str | None, *, fix: bool) -> Answer:
+        """{node, differences, unread} of one node or all of them, as eniway/node/doctor.py tells; ``fix``: mended."""
 
 
 @asynccontextmanager
@@ -81,15 +86,22 @@ class OneNode:
         """What it did for the pod."""
         return await self._list(f"/requests?pod={quote(pod, safe='')}")
 
+    async def examine(self, node: str | None, *, fix: bool) -> Answer:
+        """This one; InvalidRequest for another."""
+        here = (await self._get("/node"))["node"]
+        if node not in {None, here}:
+            raise InvalidRequest(f"NODE: expected {here}, or --kubeconfig to ask another node than this, got {node!r}")
+        return Answer([await self._get("/doctor", method="POST" if fix else "GET", within=_LONG)], [])
+
     async def _list(self, path: str) -> Answer:
         node = (await self._get("/node"))["node"]
         return Answer([{"node": node, **one} for one in await self._get(path)], [])
 
-    async def _get(self, path: str) -> Any:
+    async def _get(self, path: str, *, method: str = "GET", within: aiohttp.ClientTimeout = _TIMEOUT) -> Any:
         try:
             async with (
-                aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self._socket)), timeout=_TIMEOUT) as session,
-                session.get(f"http://daemon{path}") as response,
+                aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self._socket)), timeout=within) as session,
+                session.request(method, f"http://daemon{path}") as response,
             ):
                 raw = await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -140,6 +152,16 @@ class Cluster:
             daemons = {node: daemons[node]}
         return await self._ask(daemons, ["eniway", "trace", pod, "--output=json"])
 
+    async def examine(self, node: str | None, *, fix: bool) -> Answer:
+        """Asked of the daemon of one node, or of all; a node without one is told of as a failure."""
+        daemons = await self._daemons()
+        nodes = {one["node"] for one in (await self.nodes()).found} if node is None else {node}
+        argv = ["eniway", "doctor", "--output=json", *(["--fix"] if fix else [])]
+        answer = await self._ask({name: daemons[name] for name in sorted(nodes & daemons.keys())}, argv)
+        return Answer(
+            answer.found, [*answer.failed, *(f"{name}: no daemon" for name in sorted(nodes - daemons.keys()))]
+        )
+
     async def _daemons(self) -> dict[str, Object]:
         path = f"/api/v1/namespaces/{NAMESPACE}/pods"
         listed = await self._client.request("GET", path, query={"labelSelector": SELECTOR})
@@ -153,7 +175,8 @@ class Cluster:
                 status, out, err = await remote.run(
                     self._client, namespace=NAMESPACE, pod=pod["metadata"]["name"], container=CONTAINER, argv=argv
                 )
-            if status not in {0, 3}:
+            # With 1 there is an answer where a part of it could not be had.
+            if status not in {0, 3} and not (status == 1 and out):
                 raise NotReady(err.decode(errors="replace").strip() or f"exit status {status}")
             found: list[Object] = msgspec.json.decode(out)
             return found

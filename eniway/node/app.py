@@ -47,6 +47,7 @@ from eniway.kube.podcidr import PodCidrReader
 from eniway.model import Card, Kind
 from eniway.node import debug, dropins
 from eniway.node.bandwidth import BandwidthFollower, watch_of
+from eniway.node.doctor import Doctor
 from eniway.node.labels import NodeLabels
 from eniway.node.policy import GuardedNetwork, Policies, keep
 from eniway.node.sweep import Sweeper
@@ -145,7 +146,8 @@ async def _serve(  # noqa: PLR0915 -- a composition root: it only lists
         host, port = http.parse_address(config.metrics_address)
         app = http.application(lambda: state.unhealthy, lambda: _refresh(books))
         stack.push_async_callback((await http.serve(app, host=host, port=port)).cleanup)
-        await debug.serve(stack, books, handler.recent, node=node, unhealthy=lambda: state.unhealthy)
+        doctor = Doctor(books, network, sweeper, pods, relay=RELAY, install=_install)
+        await debug.serve(stack, books, handler.recent, doctor, node=node, unhealthy=lambda: state.unhealthy)
 
         async with asyncio.TaskGroup() as group:
             group.create_task(DevicePlugin(books, allocations).run())
@@ -174,6 +176,12 @@ async def _tell_host(opening: Opening, primary: Card) -> None:
     """Which cards the host's network services are to leave alone."""
     own = frozenset(eni.mac for eni in opening.contents.enis if eni.mac is not None)
     await asyncio.to_thread(lambda: dropins.install(dropins.observe(primary.mac, own)))
+
+
+def _install() -> None:
+    """What the runtime needs on the host."""
+    conflist.install_relay(RELAY)
+    conflist.write()
 
 
 def _borders(config: NodeConfig) -> Borders:

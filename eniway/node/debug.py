@@ -1,8 +1,9 @@
-"""The debug socket: what this node's daemon knows, for `eniway` on the node. GET only, root only, never on a network.
+"""The debug socket: what this node's daemon knows, for `eniway` on the node. Root only, never on a network.
 
 /node       {node, version, unhealthy, status}: ``status`` is what its NodeNetwork says
 /leases     [{pod, uid, kind, address, serviceAddress, eni, slot, mac, link, netns, container, since}]
 /requests   ?pod=NAMESPACE/NAME: its last CNI requests, oldest first (eniway/trace.py: Record)
+/doctor     {node, differences, unread} (doctor.py: Report); POST has the daemon mend, all else is GET
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from aiohttp import web
 
 from eniway import log, names, peers
 from eniway.model import Lease, LeaseKey
+from eniway.node.doctor import Report
 from eniway.trace import Recent
 
 _log = log.get(__name__)
@@ -39,7 +41,19 @@ class Books(Protocol):
         """The status of the node's NodeNetwork."""
 
 
-def application(books: Books, recent: Recent, *, node: str, unhealthy: Callable[[], str | None]) -> web.Application:
+class Doctor(Protocol):
+    """What compares and mends."""
+
+    async def look(self) -> Report:
+        """What differs."""
+
+    async def mend(self) -> Report:
+        """Mend it."""
+
+
+def application(
+    books: Books, recent: Recent, doctor: Doctor, *, node: str, unhealthy: Callable[[], str | None]
+) -> web.Application:
     """``node``: this one's name. ``unhealthy()``: what is wrong, or None."""
     said = {"node": node, "version": version("eniway")}
 
@@ -56,10 +70,18 @@ def application(books: Books, recent: Recent, *, node: str, unhealthy: Callable[
             raise web.HTTPBadRequest(text=f"pod: expected NAMESPACE/NAME, got {pod!r}\n")
         return _json(recent.of(pod))
 
+    async def examine(request: web.Request) -> web.Response:
+        if (reason := unhealthy()) is not None:
+            raise web.HTTPServiceUnavailable(text=f"{reason}\n")
+        report = await (doctor.mend() if request.method == "POST" else doctor.look())
+        return _json({"node": node, **report.told()})
+
     app = web.Application(client_max_size=1024, middlewares=[_own_user_only])
     app.router.add_get("/node", about)
     app.router.add_get("/leases", leases)
     app.router.add_get("/requests", requests)
+    app.router.add_get("/doctor", examine)
+    app.router.add_post("/doctor", examine)
     return app
 
 
@@ -80,6 +102,7 @@ async def serve(
     stack: AsyncExitStack,
     books: Books,
     recent: Recent,
+    doctor: Doctor,
     *,
     node: str,
     unhealthy: Callable[[], str | None],
@@ -99,7 +122,7 @@ async def serve(
     except OSError:
         listener.close()
         raise
-    app = application(books, recent, node=node, unhealthy=unhealthy)
+    app = application(books, recent, doctor, node=node, unhealthy=unhealthy)
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)

@@ -26,7 +26,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 from eniway import log, metrics
 from eniway.errors import EniwayError, NotReady
@@ -36,17 +36,34 @@ _log = log.get(__name__)
 _GATHER_SECONDS: Final = 1.0
 
 
+class Held(Protocol):
+    """A lease, or the ledger's record of it."""
+
+    @property
+    def key(self) -> LeaseKey:
+        """Whose it is."""
+        ...
+
+    @property
+    def netns(self) -> str:
+        """Path of the pod's network namespace."""
+        ...
+
+
+_Held = TypeVar("_Held", bound=Held)
+
+
 @dataclass(frozen=True, slots=True)
-class Findings:
+class Findings(Generic[_Held]):
     """What a sweep has to do."""
 
     released: tuple[LeaseKey, ...]
     orphaned: tuple[LeaseKey, ...]
-    checked: tuple[Lease, ...]
+    checked: tuple[_Held, ...]
     """Leases in good standing: their kernel state is to be compared with the plan."""
 
 
-def compare(*, leases: Collection[Lease], alive: Collection[str], links: Mapping[LeaseKey, str]) -> Findings:
+def compare(*, leases: Collection[_Held], alive: Collection[str], links: Mapping[LeaseKey, str]) -> Findings[_Held]:
     """What differs between books (``leases``), sandboxes (``alive``: netns paths) and kernel (``links``)."""
     living = set(alive)
     held = {lease.key for lease in leases}
@@ -204,6 +221,12 @@ class Sweeper:
         self._remembered = remembered
         self._alive = alive
         self._mended = mended
+        self._sweeping = asyncio.Lock()
+
+    @property
+    def trusted(self) -> bool:
+        """Whether a link without a lease is nobody's: the books know of every lease there is."""
+        return self._trusted
 
     async def due(self, seconds: float) -> None:
         """Return when it is time for the next sweep: after ``seconds``, or soon after somebody else's hand was seen."""
@@ -214,7 +237,14 @@ class Sweeper:
                 await asyncio.sleep(_GATHER_SECONDS)
 
     async def sweep(self) -> int:
-        """One sweep; the number of repairs. An error over one lease is logged and does not keep the others waiting."""
+        """One sweep, after the one under way; the number of repairs.
+
+        An error over one lease is logged and does not keep the others waiting.
+        """
+        async with self._sweeping:
+            return await self._sweep()
+
+    async def _sweep(self) -> int:
         repairs = await self._foundations()
         links = await self._network.observe_leases()
         if not self._trusted:

@@ -115,10 +115,15 @@ def configure(kube: Kube, **settings: object) -> str:
     return before
 
 
-def restore(kube: Kube, text: str) -> None:
-    """The daemons' configuration; they begin anew with it, one after the other."""
+def write_configuration(kube: Kube, text: str) -> None:
+    """What a daemon reads at its next start."""
     metadata = {"name": "eniway-config", "namespace": "kube-system"}
     kube.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"config.yaml": text}})
+
+
+def restore(kube: Kube, text: str) -> None:
+    """The daemons' configuration; they begin anew with it, one after the other."""
+    write_configuration(kube, text)
     nodes = list(daemons(kube))
     for node in nodes:
         replace_daemon(kube, node)

@@ -6,12 +6,14 @@ import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 
+from datapath.state import Mark, Member
 from eniway import names
-from eniway.errors import KernelError
+from eniway.errors import KernelError, NotReady
 from eniway.model import Lease
 from tests.netns.datapath.fabric import SERVICE_CIDR, Namespace, Node, Vpc, exclusive_lease, shared_lease
 
@@ -44,7 +46,7 @@ async def test_a_sweep_of_a_sound_node_writes_nothing(
     assert not await node.network.prepare_card(node.cards[1])
 
 
-@pytest.mark.parametrize(
+breaks_the_node = pytest.mark.parametrize(
     "broken",
     [
         f"nft flush chain ip {names.NFT_TABLE} postrouting",
@@ -58,6 +60,9 @@ async def test_a_sweep_of_a_sound_node_writes_nothing(
         "sysctl -qw net.ipv4.ip_forward=0",
     ],
 )
+
+
+@breaks_the_node
 async def test_a_sweep_repairs_the_node_once(nodes: tuple[Node, Node], broken: str) -> None:
     """What somebody took from the node-wide state is back after one, which says so; the next has nothing to do."""
     node, _ = nodes
@@ -73,6 +78,64 @@ async def test_a_sweep_repairs_the_node_once(nodes: tuple[Node, Node], broken: s
     assert node.read("net/ipv4/conf/all/rp_filter") == node.read("net/ipv4/conf/eth1/rp_filter") == "0"
     assert not await start(node)
     assert not await node.network.prepare_card(node.cards[1])
+
+
+@breaks_the_node
+async def test_who_only_looks_at_the_node_says_what_a_sweep_repairs(nodes: tuple[Node, Node], broken: str) -> None:
+    """In words, and changes nothing: as long as there is something wrong, and no longer."""
+    node, _ = nodes
+
+    assert node.pod_cidr is not None
+    cidrs = [node.pod_cidr]
+
+    async def wrong() -> tuple[str, ...]:
+        cards = await node.network.check_card(node.cards[1], parked=False)
+        return (*await node.network.check_node(node.cards[0], cidrs), *cards)
+
+    assert await wrong() == ()
+    node.exec(*broken.split())
+    if broken == "ip rule flush":
+        node.ip("rule add priority 32766 table main", "rule add priority 32767 table default")
+    before = (node.snapshot(), rules(node), settings(node))
+    assert await wrong() != ()
+    assert (node.snapshot(), rules(node), settings(node)) == before
+    await start(node)
+    await node.network.prepare_card(node.cards[1])
+    assert await wrong() == ()
+
+
+async def test_who_only_looks_sees_sets_cards_and_ranges_too(vpc: Vpc, nodes: tuple[Node, Node]) -> None:
+    """A parked card that is up, a podCIDR that does not end here, a pod's route, stale members, a set that is gone."""
+    node, _ = nodes
+    network, idle = node.network, node.cards[2]
+    await network.park_card(idle)
+    assert await network.check_card(idle, parked=True) == ()
+    node.ip("link set eth2 up")
+    (wrong,) = await network.check_card(idle, parked=True)
+    assert wrong.startswith(f"card {idle.eni_id} ")
+    (wrong,) = await network.check_node(node.cards[0], [*filter(None, [node.pod_cidr]), IPv4Network("172.20.99.0/24")])
+    assert wrong == f"unreachable route to 172.20.99.0/24 of table {names.TABLE_PODS} is missing"
+    lease = shared_lease(vpc, node, vpc.pod())
+    await network.attach(lease)
+    assert await network.check_lease(lease) == ()
+    node.ip(f"route flush table {names.TABLE_PODS}")
+    assert await network.check_lease(lease) == (f"route to {lease.address}/32 of table {names.TABLE_PODS} is missing",)
+    assert await network.stale(lambda: [lease]) == frozenset()
+    assert await network.stale(list) == {
+        Mark(address=lease.address, mark=names.eni_mark(lease.card.slot)),
+        Member(set=names.IPSET_PODS, address=lease.address),
+    }
+    node.exec("iptables", "-t", "nat", "-F")
+    node.exec("ipset", "destroy", names.IPSET_HAIRPIN)
+    assert f"ipset {names.IPSET_HAIRPIN} is missing" in await network.check_node(node.cards[0], ())
+
+
+async def test_a_card_that_is_elsewhere_is_said_so(nodes: tuple[Node, Node]) -> None:
+    """Not as one whose settings are wrong."""
+    node, other = nodes
+    for parked in (False, True):
+        with pytest.raises(NotReady, match="is not on this node"):
+            await node.network.check_card(other.cards[1], parked=parked)
 
 
 def rules(node: Node) -> list[str]:

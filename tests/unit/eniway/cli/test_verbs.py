@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from eniway.cli import main, pods, status, trace
+from eniway.cli import doctor, main, pods, status, trace
 from eniway.errors import InvalidRequest
 
 
@@ -77,6 +77,44 @@ def test_a_request_is_followed_by_its_steps() -> None:
         ["", "", "", "", "lease", "1.49 s", ""],
     ]
     assert lines[0][-1].bad
+
+
+def difference(**changes: Any) -> dict[str, Any]:
+    silent = dict.fromkeys(doctor.PARTIES)
+    said = {"difference": "stray-link", "of": "eniw0", "since": None, "fix": "removes it", "byHand": None}
+    return {**silent, **said, "ledger": "no lease", "kernel": "a/b/c", "mended": None, **changes}
+
+
+CUT_OFF = difference(
+    difference="pod-cut-off", of="a/web", since=1000.0, fix=None, byHand="delete the pod", kernel=None, cloud="gone"
+)
+
+
+def test_a_difference_is_a_line_with_a_column_for_each_who_has_to_do_with_any() -> None:
+    """What --fix would do, or a person has to."""
+    head, lines = doctor.rows([{"node": "node-1", "differences": [difference(), CUT_OFF]}], now=1090.0)
+    assert head == ["NODE", "DIFFERENCE", "OF", "AGE", "LEDGER", "KERNEL", "CLOUD", "WHAT TO DO"]
+    assert texts(lines) == [
+        ["node-1", "stray-link", "eniw0", "-", "no lease", "a/b/c", "-", "--fix removes it"],
+        ["node-1", "pod-cut-off", "a/web", "1m30s", "no lease", "-", "gone", "by hand: delete the pod"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "said", "left"),
+    [
+        (difference(mended=True), "mended", False),
+        (difference(mended=False), "still so: --fix removes it, and did not get there", True),
+        (CUT_OFF | {"mended": False}, "by hand: delete the pod", True),
+        (CUT_OFF | {"mended": True}, "gone", False),
+    ],
+)
+def test_after_mending_a_line_says_what_came_of_it(one: dict[str, Any], said: str, left: bool) -> None:
+    """What is still there keeps the status from being 0."""
+    nodes = [{"node": "node-1", "differences": [one]}]
+    (line,) = doctor.rows(nodes, now=0.0)[1]
+    assert (line[-1].text, line[-1].bad) == (said, left)
+    assert doctor.left(nodes) == left
 
 
 @pytest.mark.parametrize(("given", "pod"), [("web", "here/web"), ("there/web", "there/web")])

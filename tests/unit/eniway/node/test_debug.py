@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from typing import Any
 import pytest
 
 from eniway.cli.sources import OneNode
-from eniway.errors import NotReady
+from eniway.errors import InvalidRequest, NotReady
 from eniway.model import Card, ContainerId, EniId, Kind, Lease, LeaseKey, Mac, PodRef, PodUid, Slot
 from eniway.node import debug
+from eniway.node.diagnosis import Difference, Name, Party
+from eniway.node.doctor import Report
 from eniway.trace import Recent, Record, Step
 
 KEY = LeaseKey("eniway", ContainerId("c1"), "eth0")
@@ -40,6 +43,17 @@ class Books:
 
     def status(self) -> dict[str, Any]:
         return {"conditions": []}
+
+
+class Doctor:
+    """Finds a link to mend, which cannot be done, and gets no answer of the cloud."""
+
+    async def look(self) -> Report:
+        found = Difference(Name.STRAY_LINK, "eniw0", ((Party.LEDGER, "no lease"), (Party.KERNEL, "a/b/c")))
+        return Report((found,), ((Party.CLOUD, "throttled"),))
+
+    async def mend(self) -> Report:
+        return replace(await self.look(), left=frozenset({("stray-link", "eniw0")}))
 
 
 @pytest.fixture
@@ -67,7 +81,7 @@ async def served(path: Path) -> AsyncIterator[Path]:
             )
         )
     async with AsyncExitStack() as stack:
-        await debug.serve(stack, Books(), recent, node="node-1", unhealthy=lambda: None, path=path)
+        await debug.serve(stack, Books(), recent, Doctor(), node="node-1", unhealthy=lambda: None, path=path)
         yield path
 
 
@@ -83,6 +97,36 @@ async def test_it_tells_what_the_daemon_knows(served: Path) -> None:
     )
     (request,) = (await node.requests("default/web")).found
     assert (request["node"], request["steps"]) == ("node-1", [{"name": "kernel", "seconds": 0.5}])
+
+
+async def test_it_tells_what_the_doctor_finds_and_what_mending_left(served: Path) -> None:
+    """Each party's word; nothing where it has no part in it."""
+    (node,) = (await OneNode(served).examine(None, fix=False)).found
+    assert node == {
+        "node": "node-1",
+        "differences": [
+            {
+                "difference": "stray-link",
+                "of": "eniw0",
+                "means": "a pod's link that no lease accounts for",
+                "since": None,
+                "ledger": "no lease",
+                "kernel": "a/b/c",
+                "kubelet": None,
+                "cloud": None,
+                "host": None,
+                "kubeProxy": None,
+                "fix": "removes it",
+                "byHand": None,
+                "mended": None,
+            }
+        ],
+        "unread": [{"party": "cloud", "why": "throttled"}],
+    }
+    (node,) = (await OneNode(served).examine("node-1", fix=True)).found
+    assert [one["mended"] for one in node["differences"]] == [False]
+    with pytest.raises(InvalidRequest, match="NODE: expected node-1"):
+        await OneNode(served).examine("node-2", fix=True)
 
 
 async def test_bad_questions_are_answered_with_what_was_expected(served: Path) -> None:
