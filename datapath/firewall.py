@@ -182,6 +182,33 @@ def ensure(kernel: Kernel, node: IPv4Address, borders: Borders) -> bool:
     return bool(text)
 
 
+def remove() -> None:
+    """Take our chains away, and every jump to them, in the calling thread's namespace."""
+    text = unrender(_run("iptables-save"))
+    if text:
+        _run("iptables-restore", "--noflush", "--wait", _WAIT, given=text)
+
+
+def unrender(present: str) -> str:
+    """Input for ``iptables-restore --noflush`` that takes our chains and what jumps to them away; "": none is there."""
+    lines: list[str] = []
+    for table, there in _tables(present).items():
+        ours = [chain for chain in (_MARK, _KEEP, _SNAT, _OUTSIDE, _FORWARD) if any(_is_of(chain, at) for at in there)]
+        if ours:
+            lines += (f"*{table}", *(f":{chain} - [0:0]" for chain in ours))  # empties it
+            lines += (f"-D{rule[2:]}" for rule in there if any(_leads_to(chain, rule) for chain in ours))
+            lines += (*(f"-X {chain}" for chain in ours), "COMMIT")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _is_of(chain: str, line: str) -> bool:
+    return line.startswith(f":{chain} ")
+
+
+def _leads_to(chain: str, line: str) -> bool:
+    return line.startswith("-A ") and line.endswith((f" -j {chain}", f" -g {chain}"))
+
+
 def _run(*command: str, given: str = "") -> str:
     try:
         done = subprocess.run(command, input=given, capture_output=True, text=True, check=True, timeout=30)
