@@ -13,6 +13,21 @@ MTU = 8500
 HEADERS = 28
 """Of IPv4 and ICMP."""
 
+_PING = """
+import socket, struct, sys, time
+one = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+one.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO
+one.connect((sys.argv[1], 0))
+words = [0x0800, 7, 1]
+one.send(struct.pack("!4H", 0x0800, ~sum(words) & 0xFFFF, 7, 1) + bytes(int(sys.argv[2])))
+end = time.monotonic() + 5
+while True:
+    one.settimeout(max(0.01, end - time.monotonic()))
+    packet = one.recv(1 << 16)
+    if packet[20] == 0 and len(packet) == 28 + int(sys.argv[2]):
+        break
+"""
+
 
 def test_pods_have_the_cards_frames(tmp_path: Path) -> None:
     """Pods of every kind on two nodes, one of them limited: every pair, frames that may not be taken apart."""
@@ -44,19 +59,6 @@ def test_pods_have_the_cards_frames(tmp_path: Path) -> None:
 
 
 def _arrives(pid: int, address: str, payload: int) -> bool:
-    """Whether an echo request of so many bytes that may not be fragmented is answered."""
-    argv = [
-        "nsenter",
-        f"--net=/proc/{pid}/ns/net",
-        "ping",
-        "-M",
-        "do",
-        "-c",
-        "2",
-        "-w",
-        "5",
-        "-s",
-        str(payload),
-        address,
-    ]
+    """Whether an echo request with so many bytes, that may not be taken apart, is answered in a pod's namespace."""
+    argv = ["nsenter", f"--net=/proc/{pid}/ns/net", "python3", "-c", _PING, address, str(payload)]
     return subprocess.run(argv, check=False, capture_output=True).returncode == 0

@@ -44,7 +44,7 @@ def all_answer(kube: Kube) -> set[str]:
 def test_pods_come_back_after_a_reboot(
     box: Box, kubectl_of: Callable[[Box], Callable[..., str]], drained: bool
 ) -> None:
-    """Drained, its pods wait for it and are new; as it is, kubelet starts the same pods in sandboxes of the new boot."""
+    """Drained, new pods wait for it; as it is, kubelet starts its pods in sandboxes of the new boot."""
     kube, kubectl, node = hold.kube_of(box), kubectl_of(box), box.status().nodes[-1].name
     hold.clear(kube)
     hold.await_daemons(kube, len(box.status().nodes))

@@ -48,7 +48,7 @@ def left_in_kernel(node: Instance) -> list[str]:
     ]
 
 
-def left_on_disk(box: Box, node: Instance) -> set[str]:
+def left_on_disk(node: Instance) -> set[str]:
     """Files of ours on a node."""
     at = Path(f"/proc/{node.pid}/root")
     places = ("var/lib/eniway/*", "etc/cni/net.d/*eniway*", "opt/cni/bin/eniway", "run/eniway/*")
@@ -97,7 +97,7 @@ def test_a_node_is_cleaned_once_its_pods_are_gone(box: Box, kubectl_of: Callable
         assert (status, "remains" in said, "NoAccessKey" in said) == (3, True, True), said
         assert left_in_kernel(last) == []
         assert left_in_cloud(box, last)
-        assert "var/lib/eniway/ledger.db" in left_on_disk(box, last)
+        assert "var/lib/eniway/ledger.db" in left_on_disk(last)
 
         kubectl("apply", "--server-side", "--kustomize", install)
         patch = [{"op": "replace", "path": "/spec/template/spec/containers/0/args", "value": ["uninstall", "--stay"]}]
@@ -106,7 +106,7 @@ def test_a_node_is_cleaned_once_its_pods_are_gone(box: Box, kubectl_of: Callable
         for node in nodes:
             assert left_in_kernel(node) == []
             assert left_in_cloud(box, node) == []
-            assert left_on_disk(box, node) == set()
+            assert left_on_disk(node) == set()
         status, said = by_hand(box, last.name)
         assert (status, "remains" in said) == (3, True), said  # nothing, but without a key nobody can tell
     finally:
