@@ -31,9 +31,15 @@ def deployment(kind: str, node: str) -> Object:
     }
 
 
+def refused(pod: Object) -> bool:
+    """By a kubelet that starts before the devices are back: for good, and its Deployment makes another."""
+    return bool(pod["status"].get("reason") == "UnexpectedAdmissionError")
+
+
 def all_answer(kube: Kube) -> set[str]:
     """Wait for all pods; their uids once each answers."""
-    pods = kube.until(hold.PODS, lambda found: ready(found, sum(REPLICAS.values())), seconds=300)
+    wanted = sum(REPLICAS.values())
+    pods = kube.until(hold.PODS, lambda found: ready([pod for pod in found if not refused(pod)], wanted), seconds=300)
     for pod in pods:
         name = pod["metadata"]["name"]
         assert kube.ask_pod(hold.HOLD, name, 8080, "hostname").decode() == name
