@@ -51,7 +51,7 @@ def left_in_kernel(node: Instance) -> list[str]:
 def left_on_disk(node: Instance) -> set[str]:
     """Files of ours on a node."""
     at = Path(f"/proc/{node.pid}/root")
-    places = ("var/lib/eniway/*", "etc/cni/net.d/*eniway*", "opt/cni/bin/eniway", "run/eniway/*")
+    places: tuple[str, ...] = ("var/lib/eniway/*", "etc/cni/net.d/*eniway*", "opt/cni/bin/eniway", "run/eniway/*")
     places += ("var/lib/kubelet/device-plugins/eniway*", "etc/systemd/**/*eniway*", "etc/NetworkManager/**/*eniway*")
     return {str(path.relative_to(at)) for place in places for path in at.glob(place)}
 

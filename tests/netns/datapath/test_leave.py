@@ -49,8 +49,12 @@ async def test_nothing_of_ours_is_left_and_what_others_made_stays(vpc: Vpc) -> N
         assert node.pod_cidr is not None
         await network.claim_ranges([node.pod_cidr])
         pods = [vpc.pod() for _ in range(3)]
-        for pod, lease_of in zip(pods, (shared_lease, exclusive_lease, routed_lease), strict=True):
-            lease = lease_of(vpc, node, pod)
+        leases = (
+            shared_lease(vpc, node, pods[0]),
+            exclusive_lease(vpc, node, pods[1]),
+            routed_lease(vpc, node, pods[2]),
+        )
+        for lease in leases:
             limits = UNLIMITED if lease.service_address else Bandwidth(ingress=10**7, egress=10**7)
             await network.attach(replace(lease, bandwidth=limits))
         # Its pod is gone: the kernel brings a real card home
