@@ -100,6 +100,8 @@ async def uninstall(config: NodeConfig, told: Told) -> tuple[str, ...]:
         if not remains:
             await asyncio.to_thread(_forget, path)
             told("books: removed")
+    except OSError as error:
+        raise NotReady(f"a file could not be removed: {error}") from error
     finally:
         await asyncio.to_thread(ledger.close)
     if books.forwards and books.identity is not None:

@@ -5,7 +5,7 @@ As docs/install.md says it, once on a node by hand, without a key of the cloud, 
 
 from __future__ import annotations
 
-import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from tests.box import hold
 
 ENIWAY = Path(sys.executable).with_name("eniway")
 """The machine's root is in a node's, too."""
+PAGE = Path(__file__).parents[2] / "docs" / "install.md"
 DAEMON_SET = "daemonset/eniway-node"
 NAMESPACE = "--namespace=kube-system"
 PODS = ("holds-shared", "holds-card", "holds-routed")
@@ -100,8 +101,8 @@ def test_a_node_is_cleaned_once_its_pods_are_gone(box: Box, kubectl_of: Callable
         assert "var/lib/eniway/ledger.db" in left_on_disk(last)
 
         kubectl("apply", "--server-side", "--kustomize", install)
-        patch = [{"op": "replace", "path": "/spec/template/spec/containers/0/args", "value": ["uninstall", "--stay"]}]
-        kubectl("patch", DAEMON_SET, NAMESPACE, "--type=json", "--patch", json.dumps(patch))
+        (patch,) = re.findall(r"patch daemonset eniway-node --type=json \\\n  -p '(.*)'\n", PAGE.read_text())
+        kubectl("patch", DAEMON_SET, NAMESPACE, "--type=json", "--patch", patch)
         kubectl("rollout", "status", DAEMON_SET, NAMESPACE, "--timeout=400s")
         for node in nodes:
             assert left_in_kernel(node) == []
