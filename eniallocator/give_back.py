@@ -6,21 +6,23 @@ that does not carry this cluster's and this instance's tag, but for addresses th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import Final
+from typing import Final, Literal
 
 from eniallocator.clock import Clock
 from eniallocator.cloud.api import CloudApi, Eni, EniStatus
 from eniallocator.cloud.errors import ApiError, Busy, NotFound, Throttled, Transient, WrongState
 from eniallocator.records import Identity
 from eniway import log
+from eniway.model import EniId
 
 ROUND_SECONDS: Final = 2.0
 """Attach, detach and delete take the cloud some seconds each."""
 AGAIN_SECONDS: Final = 30.0
-"""One that is Detaching for so long is asked to once more."""
+"""One that is Detaching or Deleting for so long is asked for once more."""
 UNSURE_SECONDS: Final = 10.0
 """How long after nothing is left a creation that was under way may still show."""
 _MOST_ADDRESSES: Final = 32
@@ -71,8 +73,8 @@ class _Leaving:
         self._owned = owned
         self._clock = clock
         self._told = told
-        self._asked: dict[tuple[str, EniStatus], float] = {}
-        """When an ENI was last asked to go on from a state."""
+        self._asked: dict[tuple[EniId, str], float] = {}
+        """When an ENI was last asked for."""
         self._refused: dict[str, str] = {}
         """By ENI id or address: for good."""
         self._seen: dict[str, Eni] = {}
@@ -132,28 +134,32 @@ class _Leaving:
         return not self._seen and not self._addresses
 
     async def _push(self, eni: Eni) -> None:
+        if eni.eni_id in self._refused:
+            return
+        match eni.status:
+            case EniStatus.IN_USE | EniStatus.DETACHING:
+                await self._ask(eni.eni_id, "detach")
+            case EniStatus.AVAILABLE | EniStatus.DELETING:
+                await self._ask(eni.eni_id, "delete")
+            case EniStatus.ATTACHING | EniStatus.OTHER:
+                pass  # it becomes one of the others by itself
+
+    async def _ask(self, eni_id: EniId, verb: Literal["detach", "delete"]) -> None:
         now = self._clock.monotonic()
-        if (
-            eni.eni_id in self._refused
-            or now - self._asked.get((eni.eni_id, eni.status), -AGAIN_SECONDS) < AGAIN_SECONDS
-        ):
+        if now - self._asked.get((eni_id, verb), -math.inf) < AGAIN_SECONDS:
             return
         try:
-            match eni.status:
-                case EniStatus.IN_USE | EniStatus.DETACHING:
-                    await self._cloud.detach_eni(eni.eni_id, self._owned.identity.instance_id)
-                    self._told(f"{eni.eni_id}: detaching")
-                case EniStatus.AVAILABLE | EniStatus.DELETING:
-                    await self._cloud.delete_eni(eni.eni_id)
-                    self._told(f"{eni.eni_id}: deleting")
-                case EniStatus.ATTACHING | EniStatus.OTHER:
-                    return
+            if verb == "detach":
+                await self._cloud.detach_eni(eni_id, self._owned.identity.instance_id)
+            else:
+                await self._cloud.delete_eni(eni_id)
         except _LATER as error:
-            _log.info("not yet", eni=eni.eni_id, error=str(error))
+            _log.info("not yet", eni=eni_id, error=str(error))
         except ApiError as error:
-            self._refused[eni.eni_id] = str(error)
+            self._refused[eni_id] = str(error)
         else:
-            self._asked[eni.eni_id, eni.status] = now
+            self._asked[eni_id, verb] = now
+            self._told(f"{eni_id}: {verb}")
 
     async def _unassign(self, addresses: Collection[IPv4Address]) -> None:
         some = [address for address in addresses if str(address) not in self._refused][:_MOST_ADDRESSES]

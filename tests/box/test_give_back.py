@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -72,7 +73,12 @@ async def test_all_that_is_tagged_goes_and_nothing_else(cloud: Rig) -> None:
         for tagged in (tags, tags, {}, {**tags, names.TAG_CLUSTER: "another"}, {**tags, names.TAG_INSTANCE: "i-other"})
     ]
     cloud.world.attach_eni(made[0], cloud.instance_id)
+    mine = [eni for eni in cloud.world.enis.values() if tags.items() <= eni.tags.items()]
+    before = len(cloud.passed)
     assert await leave(cloud, addresses=frozenset({ours})) == []
+    done = Counter(cloud.passed[before:])
+    assert done["DetachNetworkInterface"] <= len(mine)
+    assert done["DeleteNetworkInterface"] == len(mine)
     assert set(secondary(cloud)) == set(made[2:])
     left = {str(address) for address in cloud.world.enis[primary.id].addresses}
     assert ours not in left
