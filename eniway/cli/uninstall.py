@@ -37,6 +37,4 @@ def _run(options: Namespace) -> int:
     return NOT_WELL if remains else OK
 
 
-VERB: Final = Verb(
-    "uninstall", "clean this node of eniway; the daemon and all its pods have to end first", _arguments, _run
-)
+VERB: Final = Verb("uninstall", "clean this node, once its daemon and its pods have ended", _arguments, _run)
