@@ -25,6 +25,7 @@ from typing import Final
 
 from cni import conflist
 from datapath.leave import leave as leave_kernel
+from datapath.netns import CURRENT
 from datapath.network import Network
 from deviceplugin.registration import remove_sockets
 from eniallocator import SystemClock
@@ -133,13 +134,16 @@ async def _identify(metadata: Metadata) -> Identity | None:
         return None
 
 
-async def _holders(books: _Books) -> list[str]:
-    """Pods whose sandbox stands; where the books do not know of all, links of pods as well."""
+async def _holders(books: _Books, *, path: str = CURRENT) -> list[str]:
+    """Pods whose sandbox stands; where the books do not know of all, links of pods as well.
+
+    ``path``: the node's network namespace, where it is not the process's own.
+    """
     leases = books.contents.leases
     alive = await asyncio.to_thread(lambda: [lease for lease in leases if is_namespace(lease.netns)])
     holders = [str(lease.pod) for lease in alive]
     if not books.complete:
-        async with Network() as network:
+        async with Network(path=path) as network:
             links = await network.observe_leases()
         known = {lease.key for lease in leases}
         holders += [f"sandbox {key.container_id} (link {link})" for key, link in links.items() if key not in known]
