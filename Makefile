@@ -66,7 +66,7 @@ conformance: box ## suites of others: SUITE=cni|e2e|cyclonus KIND=shared|exclusi
 	@$(BIN)/python -m tests.conformance --suite $(SUITE) --kind $(KIND) $(if $(FULL),--full)
 
 .PHONY: tour
-tour: box ## the tour's commands, and eniway upgraded and rolled back
+tour: box ## the tour's commands; eniway upgraded, deleted and applied again under 100 pods, nodes rebooted and cleaned
 	@$(BIN)/pytest tests/tour -q -p no:xdist --timeout 1200
 
 .PHONY: matrix

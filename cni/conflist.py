@@ -77,6 +77,11 @@ def chosen(directory: Path = CONFIG_DIRECTORY) -> str | None:
     return min(found, default=None)
 
 
+def remove_relay(directory: Path = BINARY_DIRECTORY) -> None:
+    """Take the plugin away: no sandbox that would need its DEL may be left."""
+    (directory / names.CNI_TYPE).unlink(missing_ok=True)
+
+
 def _into_place(fresh: Path, path: Path) -> None:
     """Rename after the content is on disk, or a crash could leave an empty file under the name."""
     descriptor = os.open(fresh, os.O_RDONLY)

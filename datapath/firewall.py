@@ -168,3 +168,30 @@ def wanting(kernel: Kernel, node: IPv4Address, borders: Borders) -> tuple[str, .
         *(f"ipset {made.name} is missing" for made in SETS if made.name not in there),
         *(f"iptables chain {chain}, or the jump to it, is not as planned" for chain in chains),
     )
+
+
+def remove() -> None:
+    """Take our chains away, and every jump to them, in the calling thread's namespace."""
+    text = unrender(run("iptables-save"))
+    if text:
+        run("iptables-restore", "--noflush", "--wait", _WAIT, given=text)
+
+
+def unrender(present: str) -> str:
+    """Input for ``iptables-restore --noflush`` that takes our chains and what jumps to them away; "": none is there."""
+    lines: list[str] = []
+    for table, there in _tables(present).items():
+        ours = [chain for chain in (_SNAT, _OUTSIDE, _FORWARD) if any(_is_of(chain, at) for at in there)]
+        if ours:
+            lines += (f"*{table}", *(f":{chain} - [0:0]" for chain in ours))  # empties it
+            lines += (f"-D{rule[2:]}" for rule in there if any(_leads_to(chain, rule) for chain in ours))
+            lines += (*(f"-X {chain}" for chain in ours), "COMMIT")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _is_of(chain: str, line: str) -> bool:
+    return line.startswith(f":{chain} ")
+
+
+def _leads_to(chain: str, line: str) -> bool:
+    return line.startswith("-A ") and line.endswith((f" -j {chain}", f" -g {chain}"))

@@ -79,6 +79,12 @@ class Marking:
         return (f"nftables table {_TABLE} is not as planned",) if there != self._written else ()
 
 
+def remove() -> None:
+    """Take the table away, in the calling thread's namespace."""
+    if _listed():
+        run("nft", "delete", "table", *_TABLE.split())
+
+
 def _listed() -> str:
     """The table without its map's elements; empty where there is none."""
     try:

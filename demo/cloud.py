@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
@@ -44,17 +45,19 @@ def client(openapi: OpenApi) -> AcsClient:
 def enis(openapi: OpenApi) -> list[Eni]:
     """Every ENI of the account."""
     sdk, found = client(openapi), []
-    for page in range(1, 1000):
-        request = DescribeNetworkInterfacesRequest()
-        request.set_accept_format("json")
-        request.set_protocol_type(urlsplit(openapi.endpoint).scheme)
-        request.set_endpoint(urlsplit(openapi.endpoint).netloc)
-        request.set_PageNumber(page)
-        request.set_PageSize(_PAGE)
-        items = json.loads(sdk.do_action_with_exception(request))["NetworkInterfaceSets"]["NetworkInterfaceSet"]
-        found += [_eni(item) for item in items]
-        if len(items) < _PAGE:
-            break
+    # The client goes in a cycle, and its connection unclosed where the collector takes that first
+    with closing(sdk.session):
+        for page in range(1, 1000):
+            request = DescribeNetworkInterfacesRequest()
+            request.set_accept_format("json")
+            request.set_protocol_type(urlsplit(openapi.endpoint).scheme)
+            request.set_endpoint(urlsplit(openapi.endpoint).netloc)
+            request.set_PageNumber(page)
+            request.set_PageSize(_PAGE)
+            items = json.loads(sdk.do_action_with_exception(request))["NetworkInterfaceSets"]["NetworkInterfaceSet"]
+            found += [_eni(item) for item in items]
+            if len(items) < _PAGE:
+                break
     return found
 
 

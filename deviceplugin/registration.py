@@ -45,6 +45,15 @@ _log = log.get(__name__)
 _Identity = tuple[int, int, int]
 
 
+def remove_sockets(directory: Path = Path(names.KUBELET_DEVICE_PLUGINS)) -> None:
+    """Take away sockets of processes that have ended; one that still answers stays."""
+    for path in directory.glob("eniway-*.sock"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
+                path.unlink(missing_ok=True)
+
+
 class DevicePlugin:
     """Offers the slots of ``devices`` to kubelet as ``aliyun/eni``."""
 
@@ -92,7 +101,8 @@ class DevicePlugin:
 
     async def _live_with(self, kubelet: _Identity, watch: DirectoryWatch) -> None:
         """One registration with the kubelet of that socket, from serving to its loss."""
-        self._remove_leftovers()
+        # One that still answers belongs to a process that is about to end
+        remove_sockets(self._directory)
         path = self._directory / f"eniway-{self._random.getrandbits(32):08x}.sock"
         service = Service(self._devices, self._allocations, stirred=self._wake.set, clock=self._clock)
         self._service = service
@@ -153,11 +163,3 @@ class DevicePlugin:
         except OSError:
             return None
         return found.st_dev, found.st_ino, found.st_ctime_ns
-
-    def _remove_leftovers(self) -> None:
-        """Remove sockets of killed predecessors; one that still answers belongs to a process that is about to end."""
-        for path in self._directory.glob("eniway-*.sock"):
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.setblocking(False)
-                if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
-                    path.unlink(missing_ok=True)

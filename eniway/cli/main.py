@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Final
 
-from eniway.cli import doctor, explain, extender, node, operator, pods, status, trace
+from eniway.cli import doctor, explain, extender, node, operator, pods, status, trace, uninstall
 from eniway.cli.verb import FAILED, Verb
 from eniway.errors import EniwayError
 
@@ -21,6 +21,7 @@ VERBS: Final[tuple[Verb, ...]] = (
     pods.VERB,
     trace.VERB,
     doctor.VERB,
+    uninstall.VERB,
 )
 
 

@@ -95,6 +95,21 @@ def install(cards: HostCards, etc: Path = HOST_ETC) -> None:
             _log.info("the host's network service is told to leave our cards alone", path=path)
 
 
+def remove(etc: Path = HOST_ETC) -> None:
+    """Take away what ``install`` wrote: files that begin as ours do, and the masks, whoever made those."""
+    for path, text in render(HostCards("any", ("any",))).items():
+        target = etc / path
+        try:
+            if text is None:
+                ours = target.is_symlink() and target.readlink() == _NOBODY
+            else:
+                ours = target.is_file() and target.read_text(encoding="utf-8").startswith(_HEAD)
+            if ours:
+                target.unlink()
+        except OSError as error:
+            _log.warning("a file for the host's network services was not removed", path=path, error=str(error))
+
+
 def _write(target: Path, text: str) -> bool:
     if target.is_file() and target.read_text(encoding="utf-8") == text:
         return False

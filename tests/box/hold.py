@@ -85,6 +85,15 @@ def clear(kube: Kube) -> None:
         kube.until(f"/api/v1/namespaces/{namespace}/pods", lambda pods: None if pods else True, seconds=PATIENCE)
 
 
+def cool(kube: Kube) -> None:
+    """Wait until no node has an address that cools down."""
+
+    def cooling(network: Object) -> int:
+        return int(network["status"]["capacity"]["addresses"]["cooling"])
+
+    kube.until(NODE_NETWORKS, lambda networks: None if any(map(cooling, networks)) else True, seconds=PATIENCE)
+
+
 def daemons(kube: Kube) -> dict[str, Object]:
     """The daemon's pod on each node."""
     found = kube.get(f"{SYSTEM_PODS}?labelSelector={DAEMON.replace('=', '%3D')}")["items"]

@@ -1,6 +1,7 @@
 """An instance that goes with its pods on it: the operator cleans up behind it, and touches nothing else."""
 
 import json
+from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,7 +24,9 @@ def call(openapi: OpenApi, version: str, action: str, **params: object) -> dict[
     request.set_protocol_type(url.scheme)
     for name, value in params.items():
         request.add_query_param(name.replace("__", "."), value)
-    answer: dict[str, Any] = json.loads(client(openapi).do_action_with_exception(request))
+    sdk = client(openapi)
+    with closing(sdk.session):
+        answer: dict[str, Any] = json.loads(sdk.do_action_with_exception(request))
     return answer
 
 

@@ -16,9 +16,7 @@ def test_pods_go_where_addresses_are_and_wait_where_there_are_none(box: Box) -> 
     kube = hold.kube_of(box)
     hold.clear(kube)
     # What cools now would come free in the middle of it
-    kube.until(
-        hold.NODE_NETWORKS, lambda networks: None if any(map(_cooling, networks)) else True, seconds=hold.PATIENCE
-    )
+    hold.cool(kube)
     *full, roomy = [node.name for node in box.status().nodes]
     for vswitch in box.status().vpc.vswitches:
         box.run("fault", "add", "vswitch-empty", f"target={vswitch.id}")
@@ -55,10 +53,6 @@ def test_pods_go_where_addresses_are_and_wait_where_there_are_none(box: Box) -> 
 
 def _empty(vswitches: list[Object]) -> bool:
     return bool(vswitches) and all(one.get("status", {}).get("available") == 0 for one in vswitches)
-
-
-def _cooling(network: Object) -> int:
-    return int(network["status"]["capacity"]["addresses"]["cooling"])
 
 
 def _warm(network: Object) -> int:

@@ -15,7 +15,9 @@ PAGE = Path(__file__).parents[2] / "docs/tour.md"
 
 def test_every_command_of_the_tour_works(box: Box, tmp_path: Path) -> None:
     """Where a reader would be: in a folder with `.box`, with kubectl, vpcbox and eniway in PATH."""
-    hold.clear(hold.kube_of(box))
+    kube = hold.kube_of(box)
+    hold.clear(kube)
+    hold.cool(kube)  # a node whose addresses all cool is not as it should be, and `eniway status` says so
     (tmp_path / ".box").symlink_to(box.state)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/kubectl").symlink_to(ensure(["kubernetes"]).path("kubectl"))

@@ -17,6 +17,7 @@ ACTIONS: Mapping[str, Mapping[str, Action]] = {
         "AssignPrivateIpAddresses": private_ip.assign_private_ip_addresses,
         "AttachNetworkInterface": eni.attach_network_interface,
         "CreateNetworkInterface": eni.create_network_interface,
+        "CreateSecurityGroup": security_group.create_security_group,
         "DeleteNetworkInterface": eni.delete_network_interface,
         "DescribeInstanceAttribute": instance.describe_instance_attribute,
         "DescribeInstanceTypes": instance.describe_instance_types,
@@ -45,7 +46,9 @@ ACTIONS: Mapping[str, Mapping[str, Action]] = {
     },
 }
 
-WITH_CLIENT_TOKEN = frozenset({"CreateNetworkInterface", "AssignPrivateIpAddresses", "CreateRouteEntry"})
+WITH_CLIENT_TOKEN = frozenset(
+    {"CreateNetworkInterface", "CreateSecurityGroup", "AssignPrivateIpAddresses", "CreateRouteEntry"}
+)
 
 WITHOUT_REGION = frozenset({"DescribeInstanceAttribute"})
 """Actions of ECS for which RegionId is not mandatory; of other products none is."""

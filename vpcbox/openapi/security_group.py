@@ -1,5 +1,6 @@
-"""Security groups, read only: ids that ENIs must name.
+"""Security groups: ids that ENIs must name, without rules.
 
+https://help.aliyun.com/zh/ecs/developer-reference/api-ecs-2014-05-26-createsecuritygroup
 https://help.aliyun.com/zh/ecs/developer-reference/api-ecs-2014-05-26-describesecuritygroups
 """
 
@@ -11,6 +12,17 @@ from vpcbox.world.clock import iso
 from vpcbox.world.errors import Refused
 from vpcbox.world.model import EniType, SecurityGroup
 from vpcbox.world.world import World
+
+
+async def create_security_group(world: World, p: Params) -> dict[str, Any]:
+    """CreateSecurityGroup: a basic one in a VPC."""
+    vpc_id, name = p.required("VpcId"), p.text("SecurityGroupName") or ""
+    p.choice("SecurityGroupType", "normal")
+    p.text("Description")
+    p.finish()
+    if vpc_id not in world.vpcs:
+        raise Refused("InvalidVpcId.NotFound", f'The specified VpcId "{vpc_id}" is not found.')
+    return {"SecurityGroupId": world.create_security_group(name, vpc_id).id}
 
 
 async def describe_security_groups(world: World, p: Params) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network
 
 from datapath.borders import Borders
-from datapath.firewall import JUMPS, chains, render
+from datapath.firewall import JUMPS, chains, render, unrender
 from eniway import names
 
 NODE = IPv4Address("10.0.0.4")
@@ -74,3 +74,17 @@ def test_nothing_is_translated_to_anything_but_the_node() -> None:
     rules = [rule for filled in chains(NODE)["nat"].values() for rule in filled]
     assert rules
     assert all(f"-j SNAT --to-source {NODE}" in rule for rule in rules)
+
+
+def test_leaving_takes_chains_and_jumps_away_and_nothing_else() -> None:
+    """Jumps go in the words in which they are shown; NetworkPolicy's chains and others' rules are not named."""
+    policy = f"{names.POLICY_CHAIN_PREFIX}PODS"
+    present = render(NODE, "", TRANSLATED).replace("-I ", "-A ")
+    present = present.replace("COMMIT", f":{policy} - [0:0]\n-A FORWARD -j {policy}\n-A FORWARD -j ACCEPT\nCOMMIT", 1)
+    text = unrender(present)
+    for jump in JUMPS:
+        assert f"-X {jump.target}\n" in text
+        assert text.count(f"-D {jump.chain} {jump.match} -j {jump.target}\n") == (not jump.overrules)
+    assert policy not in text
+    assert "ACCEPT" not in text
+    assert unrender("*filter\n:FORWARD DROP [0:0]\nCOMMIT\n") == ""

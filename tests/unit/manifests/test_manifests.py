@@ -271,3 +271,18 @@ def test_the_extender_may_do_what_it_does_and_no_more() -> None:
     }
     read = {(what, verb) for what in ("pods", "nodenetworks", "vswitches") for verb in ("list", "watch")}
     assert rules == read | {("nodes/status", "patch")}
+
+
+def test_the_second_scheduler_may_hold_its_lock() -> None:
+    """No ConfigMap of a generator has the lock's name: kustomize would give the Role that one's, with its hash."""
+    folder = MANIFESTS / "second-scheduler"
+    lock = yaml.safe_load((folder / "configuration.yaml").read_text())["leaderElection"]["resourceName"]
+    (rule,) = (
+        rule
+        for item in yaml.safe_load_all((folder / "scheduler.yaml").read_text())
+        for rule in item.get("rules", ())
+        if "resourceNames" in rule
+    )
+    assert rule["resourceNames"] == [lock]
+    generated = yaml.safe_load((folder / "kustomization.yaml").read_text())["configMapGenerator"]
+    assert lock not in {one["name"] for one in generated}

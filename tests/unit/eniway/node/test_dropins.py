@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eniway.model import Mac
-from eniway.node.dropins import HostCards, install, observe, render
+from eniway.node.dropins import HostCards, install, observe, remove, render
 
 PRIMARY, OURS, FOREIGN = (Mac(f"00:16:3e:00:00:0{n}") for n in range(3))
 CARDS = HostCards("virtio_net", ("eth0", "eth3"))
@@ -81,3 +81,18 @@ def test_a_host_that_cannot_be_written_to_keeps_nobody_from_serving(tmp_path: Pa
     (tmp_path / "systemd" / "network").write_text("a file where a folder should be")
     install(CARDS, tmp_path)
     assert (tmp_path / "systemd" / "networkd.conf.d" / "eniway.conf").is_file()
+
+
+def test_leaving_takes_away_what_was_written_and_no_more(tmp_path: Path) -> None:
+    """Files that begin as ours do, and masks; what others put there stays. A second time there is nothing to do."""
+    for service in ("systemd", "NetworkManager", "udev"):
+        (tmp_path / service).mkdir()
+    unit = tmp_path / "systemd" / "system" / "eni.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text("[Unit]\n")
+    install(CARDS, tmp_path)
+    theirs = tmp_path / "NetworkManager" / "conf.d" / "eniway.conf"
+    theirs.write_text("[main]\n")
+    for _ in range(2):
+        remove(tmp_path)
+        assert {path for path in tmp_path.rglob("*") if path.is_file() or path.is_symlink()} == {unit, theirs}

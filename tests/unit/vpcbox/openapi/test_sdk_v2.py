@@ -78,3 +78,21 @@ async def test_an_instance_and_the_security_groups_are_described(box: Any) -> No
         request = models.DescribeSecurityGroupsRequest(region_id="cn-box", security_group_ids=ids, max_results=100)
         groups = await asyncio.to_thread(client.describe_security_groups, request)
         assert [group.security_group_name for group in groups.body.security_groups.security_group] == names
+
+
+async def test_a_security_group_is_made_once_for_a_client_token(box: Any) -> None:
+    """Sent twice, it is one group; in a VPC that nobody has there is none."""
+    client = _client(box, None)
+    vpc_id = next(iter(box.world.vpcs))
+    request = models.CreateSecurityGroupRequest(
+        region_id="cn-box", vpc_id=vpc_id, security_group_name="pool", client_token="once"
+    )
+    first = await asyncio.to_thread(client.create_security_group, request)
+    second = await asyncio.to_thread(client.create_security_group, request)
+    assert first.body.security_group_id == second.body.security_group_id
+    assert box.world.security_groups[first.body.security_group_id].name == "pool"
+    with pytest.raises(TeaException) as caught:
+        await asyncio.to_thread(
+            client.create_security_group, models.CreateSecurityGroupRequest(region_id="cn-box", vpc_id="vpc-nobody")
+        )
+    assert caught.value.code == "InvalidVpcId.NotFound"
