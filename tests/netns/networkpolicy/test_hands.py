@@ -54,7 +54,7 @@ async def test_without_policies_there_is_nothing_on_the_node(nine_pods: Cluster)
     assert [state(node) for node in nine_pods.nodes] != before
     nine_pods.clear()
     await nine_pods.in_force()
-    while not all(site.place.is_clean for enforcer in nine_pods.enforcers for site in enforcer._sites()):
+    while not all(site.is_clean for enforcer in nine_pods.enforcers for site in enforcer._sites()):
         await nine_pods.in_force()
     assert [state(node) for node in nine_pods.nodes] == before
 

@@ -54,7 +54,7 @@ async def enforcing(node: Node, *, wait_seconds: float = 20) -> AsyncIterator[En
 async def nothing_left(enforcer: Enforcer) -> None:
     """Nothing is to be done, and nothing waits to be taken away."""
     await enforcer.in_force()
-    while not all(site.place.is_clean for site in enforcer._sites()):
+    while not all(site.is_clean for site in enforcer._sites()):
         await enforcer.in_force()
 
 
