@@ -55,6 +55,7 @@ _SLOTS: Final = 15
 _PROTOCOL_NAMES: Final = {number: name.lower() for name, number in PROTOCOLS.items()}
 _LOG_RATE: Final = "-m limit --limit 10/sec --limit-burst 50"
 """Of packets that are logged, in each program."""
+_SAMPLE_RATE: Final = "-m limit --limit 1/sec"
 _MOST_RENDERED: Final = 4096
 _COMMENT: Final = 255
 _DIGITS: Final = 16
@@ -176,7 +177,7 @@ def program_chain(program: Program, family: Family) -> tuple[str, tuple[str, ...
     if key not in _rendered:
         if len(_rendered) >= _MOST_RENDERED:
             _rendered.clear()
-        rules = (*(rule for term in program.terms() for rule in _term(term, program, family)), _end(program))
+        rules = (*(rule for term in program.terms() for rule in _term(term, program, family)), *_end(program))
         digest = hashlib.sha256("\n".join(rules).encode()).hexdigest()[:_DIGITS]
         _rendered[key] = (_ours(digest), rules)
     return _rendered[key]
@@ -232,12 +233,13 @@ def _multiports(ranges: Iterable[tuple[int, int]]) -> Iterator[list[str]]:
         yield portion
 
 
-def _end(program: Program) -> str:
-    """What becomes of a packet that no term is about: dropped, or logged and passed."""
-    if not program.audit:
-        return "-j DROP"
-    prefix = f"eniway-np audit {program.direction.lower()}"
-    return f'{_LOG_RATE} -j NFLOG --nflog-prefix "{prefix}" --nflog-group {names.POLICY_LOG_GROUP}'
+def _end(program: Program) -> Iterator[str]:
+    """What becomes of a packet that no term is about: dropped, or logged and passed; samples are logged either way."""
+    prefix = f"{names.POLICY_LOG_PREFIX}{'audit' if program.audit else 'drop'} {program.direction.lower()}"
+    log = f'-j NFLOG --nflog-prefix "{prefix}" --nflog-group'
+    if program.sampled:
+        yield f"{_SAMPLE_RATE} {log} {names.POLICY_SAMPLE_GROUP}"
+    yield f"{_LOG_RATE} {log} {names.POLICY_LOG_GROUP}" if program.audit else "-j DROP"
 
 
 def _host(address: Address) -> str:

@@ -162,7 +162,9 @@ class Cluster:
 async def cluster(vpc: Vpc, nodes: tuple[Node, Node], *, iptables: str = "iptables") -> AsyncIterator[Cluster]:
     """Two nodes that enforce, with no pods yet."""
     async with AsyncExitStack() as stack:
-        enforcers = [Enforcer(Model(4), path=node.path, iptables=iptables, wait_seconds=20) for node in nodes]
+        enforcers = [
+            Enforcer(Model(4, sampled=True), path=node.path, iptables=iptables, wait_seconds=20) for node in nodes
+        ]
         for enforcer in enforcers:
             stack.callback(enforcer.close)
         group = await stack.enter_async_context(asyncio.TaskGroup())
