@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import dropwhile, islice
 from typing import Final
 
 from datapath.ipset import Element
@@ -138,7 +139,10 @@ def lead(stands: Held, wanted: Layout) -> tuple[str, Held] | None:
 
 
 def _grown(stands: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[tuple[str, ...], list[tuple[int, str]]] | None:
-    """A chain after rules were inserted, and these with their numbers from 1 on; None: a rule would be left alive."""
+    """A chain after rules were inserted, and these with their numbers from 1 on; None: a rule would be left alive.
+
+    Rules that go somewhere exclude each other in what they match, so their order says nothing.
+    """
     before, more = _replaced(stands, wanted)
     ends = _ends(before)
     decided: set[str] = set()
@@ -154,15 +158,18 @@ def _grown(stands: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[tuple[str,
         if match is None or (match not in decided and rule != _passed(match)):
             if rule not in pending:
                 return None
-            while pending[0] != rule:
+            while any(match is None or _went(other) is None for other in islice(pending, pending.index(rule))):
                 insert(pending.popleft())
-            pending.popleft()
+            pending.remove(rule)
         if match is not None:
             decided.add(match)
         then.append(rule)
     while pending:
         insert(pending.popleft())
-    return tuple(then), more
+    ends = _ends(then)
+    passed = dropwhile(lambda rule: rule not in ends or _went(rule) is not None, then)
+    # What passes there would not meet a rule that comes behind.
+    return None if any(rule not in ends for rule in passed) else (tuple(then), more)
 
 
 def _replaced(stands: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[list[str], list[tuple[int, str]]]:
@@ -216,7 +223,7 @@ def _commit(lines: Collection[str]) -> str:
 
 
 def read(saved: str) -> Held:
-    """Our rules in what ``iptables-save`` prints of the table."""
+    """Our rules in what ``iptables-save`` prints of the table, with counters or without."""
     chains: dict[str, tuple[str, ...]] = {}
     jumps: list[Jump] = []
     for chain, rule in _each_rule(saved, chains):
@@ -229,7 +236,8 @@ def read(saved: str) -> Held:
 
 def _each_rule(saved: str, chains: dict[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
     """(chain, rule); chains of ours are entered on the way, those without rules too."""
-    for line in saved.splitlines():
+    for counted in saved.splitlines():
+        line = counted.split(" ", 1)[1] if counted.startswith("[") else counted
         if line.startswith(f":{names.POLICY_CHAIN_PREFIX}"):
             chains[line[1:].split(" ", 1)[0]] = ()
         elif line.startswith("-A "):

@@ -282,6 +282,37 @@ def test_programs_of_links_change_without_a_rule_deleted(history: list[dict[str,
         stands = left
 
 
+_mixed = st.lists(
+    st.sampled_from(["-d p -j A", "-d q -j B", "-o a -g 1", "-o a -g 2", "-o b -g 1", "-o b -g 2"]),
+    max_size=5,
+    unique_by=lambda rule: rule.split(" ")[1],
+).map(tuple)
+
+
+@given(st.lists(_mixed, min_size=2, max_size=5))
+def test_rules_of_both_kinds_are_met_as_wanted_or_written_anew(history: list[tuple[str, ...]]) -> None:
+    """By packets of each link: what goes nowhere, in order, up to what goes somewhere."""
+    stands = change.Held((), {_CHAIN: ()})
+    for rules in history:
+        wanted = render.Layout((), {_CHAIN: rules}, {})
+        led = change.lead(stands, wanted)
+        text, stands = led or (change.rules(stands, wanted), change.plain(wanted))
+        assert not led or ":" not in text
+        for link in "abc":
+            assert first_met(stands.chains[_CHAIN], link) == first_met(rules, link)
+
+
+def first_met(rules: tuple[str, ...], link: str) -> list[str]:
+    """What a packet of a link meets in a chain."""
+    met: list[str] = []
+    for rule in rules:
+        if rule.startswith(f"-o {link} "):
+            return met if rule.endswith("-j RETURN") else [*met, rule]
+        if not rule.startswith("-o "):
+            met.append(rule)
+    return met
+
+
 @given(_rules, _rules)
 def test_a_rule_that_would_stay_alive_is_not_left(before: tuple[str, ...], after: tuple[str, ...]) -> None:
     """Of rules that go nowhere none is left over: a chain grows, or has to be written anew."""
