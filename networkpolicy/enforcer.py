@@ -23,7 +23,7 @@ from datapath.ipset import Element
 from eniway import log, metrics
 from eniway.errors import EniwayError, KernelError, NotReady
 from eniway.model import Kind, Lease, LeaseKey
-from networkpolicy import render
+from networkpolicy import counters, render
 from networkpolicy.change import Change, Held, follow, plain, repair, tidy
 from networkpolicy.index import Change as Members
 from networkpolicy.model import Endpoint, Model
@@ -60,6 +60,7 @@ class _Site:
     """Programs that the kernel refused; others stand in for them until all is read again."""
     stands: Held = field(default_factory=Held)
     """The rules that are there, leftovers included."""
+    counts: counters.Counts = field(default_factory=dict)
     changed: float = 0.0
     """When rules were changed last; ``untidy``: since when some are left over."""
     untidy: float | None = None
@@ -78,7 +79,8 @@ class Enforcer:
     """``model`` is told of objects by whoever watches them, who then calls ``wake``.
 
     ``nodes``: addresses of this node. ``path``: its network namespace, where it is not the process's own. ``repaired``
-    is told of each exclusive pod whose own namespace was not as it was left.
+    is told of each exclusive pod whose own namespace was not as it was left. ``counted``: what policies let pass is
+    shown in a metric.
     """
 
     def __init__(
@@ -89,12 +91,16 @@ class Enforcer:
         path: str | None = None,
         iptables: str = "iptables",
         wait_seconds: float = WAIT_SECONDS,
+        counted: bool = False,
         repaired: Callable[[Lease, str], None] = lambda _lease, _what: None,
     ) -> None:
         self.model = model
         self._fail_open = fail_open
         self._iptables = iptables
         self._wait_seconds = wait_seconds
+        self._counted = counted
+        self._shown: set[str] = set()
+        """Policies in the metric."""
         self._repaired = repaired
         self._nodes: tuple[IPv4Address | IPv6Address, ...] = ()
         self._threads = ThreadPoolExecutor(_THREADS, "networkpolicy")
@@ -278,6 +284,8 @@ class Enforcer:
     ) -> Layout:
         was_known = site.held is not None
         held, sets = await self._thread(site.place.observe)
+        if self._counted:
+            self._count(site)
         change = repair(held, sets, wanted, members)
         known = set(held.jumps) == set(site.stands.jumps) and held.chains == site.stands.chains
         if not change:
@@ -311,6 +319,17 @@ class Enforcer:
             site.changed = asyncio.get_running_loop().time()
         self._note(site, change.left, wanted)
         return wanted
+
+    def _count(self, site: _Site) -> None:
+        passed = counters.since(site.counts, site.place.counts)
+        site.counts = site.place.counts
+        active = set(self.model.active())
+        for policy in self._shown - active:
+            metrics.POLICY_PACKETS.remove(policy)
+        self._shown &= active
+        for policy in passed.keys() & active:
+            self._shown.add(policy)
+            metrics.POLICY_PACKETS.labels(policy).inc(passed[policy])
 
     def _note(self, site: _Site, left: Held, wanted: Layout) -> None:
         site.stands = left

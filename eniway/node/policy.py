@@ -85,7 +85,12 @@ class Policies:
         self._random = random
         self.model = Model(4, fail_open=config.policy_fail_open, sampled=config.policy_drop_events)
         self._drops = DropEvents(self.model, tell=tell) if config.policy_drop_events else None
-        self.enforcer = Enforcer(self.model, fail_open=config.policy_fail_open, repaired=self._repaired)
+        self.enforcer = Enforcer(
+            self.model,
+            fail_open=config.policy_fail_open,
+            counted=config.policy_counters,
+            repaired=self._repaired,
+        )
         self._unwritten: asyncio.Queue[Lease] = asyncio.Queue()
 
     def __enter__(self) -> Self:

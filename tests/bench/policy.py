@@ -141,7 +141,7 @@ def p(samples: list[float], percent: int) -> float:
 async def measure(path: str, random: Random) -> list[Figure]:
     """Everything."""
     before = resident()
-    model = Model(4)
+    model = Model(4, sampled=True)
     enforcer = Enforcer(model, path=path)
     loading = fill(model)
     after = resident()

@@ -110,7 +110,7 @@ async def test_a_restart_writes_nothing(vpc: Vpc, nodes: tuple[Node, Node], monk
         )
         await made.in_force()
         for number, node in enumerate(nodes):
-            model = Model(4)
+            model = Model(4, sampled=True)
             for old in (made.enforcers[number].model,):
                 model.__dict__.update({name: getattr(old, name) for name in ("_pods", "_spaces", "_policies")})
             again = Enforcer(model, path=node.path)

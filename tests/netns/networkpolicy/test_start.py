@@ -41,7 +41,7 @@ def isolate(model: Model, lease: Lease) -> None:
 @asynccontextmanager
 async def enforcing(node: Node, *, wait_seconds: float = 20) -> AsyncIterator[Enforcer]:
     """A node's enforcer, at work from ``start`` on."""
-    enforcer = Enforcer(Model(4), path=node.path, wait_seconds=wait_seconds)
+    enforcer = Enforcer(Model(4, sampled=True), path=node.path, wait_seconds=wait_seconds)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(enforcer.run())
         try:
