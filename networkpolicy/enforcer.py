@@ -275,7 +275,7 @@ class Enforcer:
         change = follow(site.held, site.stands, wanted, news, self.model.members)
         if site.is_tidied(asyncio.get_running_loop().time()):
             change = tidy(change, site.stands, wanted)
-        if change or not site.place.is_clean:
+        if change or (site.untidy is None and not site.place.is_clean):
             return self._guarded(site, self._apply(site, change, wanted), lease)
         return None
 
@@ -313,7 +313,7 @@ class Enforcer:
     async def _apply(self, site: _Site, change: Change, wanted: Layout) -> Layout:
         site.held = None
         began = time.perf_counter()
-        await self._thread(lambda: site.place.apply(change))
+        await self._thread(lambda: site.place.apply(change, bury=change.left == plain(wanted)))
         metrics.POLICY_SECONDS.labels("apply").observe(time.perf_counter() - began)
         if change.text:
             site.changed = asyncio.get_running_loop().time()
@@ -346,11 +346,11 @@ class Enforcer:
         try:
             held = await work
         except PlaceGone as error:
-            site.held, site.error = None, error
+            site.held, site.untidy, site.error = None, None, error
         except KernelError as error:
             metrics.POLICY_FAILURES.labels("kernel").inc()
             _log.error("policies are not in force", where=_where(lease), error=str(error))
-            site.held, site.error = None, error
+            site.held, site.untidy, site.error = None, None, error
         else:
             site.held, site.due, site.error = held, False, None
 

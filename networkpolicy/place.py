@@ -48,8 +48,11 @@ class Place:
         self.counts: counters.Counts = {}
         """As last observed."""
 
-    def apply(self, change: Change) -> None:
-        """Carry out a change, in its order. KernelError where the kernel refuses; what is left a repair finds."""
+    def apply(self, change: Change, *, bury: bool = True) -> None:
+        """Carry out a change, in its order. KernelError where the kernel refuses; what is left a repair finds.
+
+        ``bury``: sets are taken away; else later, as rules left over still look into them.
+        """
         with self._entered(), self._sets() as sets:
             for name, ref, elements in change.make:
                 self._doomed.discard(name)
@@ -63,7 +66,8 @@ class Place:
             for name, elements in change.remove:
                 _call(sets, *ipset.remove_elements(name, elements))
             self._doomed |= set(change.destroy)
-            self._bury(sets)
+            if bury:
+                self._bury(sets)
 
     def refused(self, chains: Chains) -> frozenset[str]:
         """Which of ``chains`` the kernel does not take, each tried alone."""

@@ -59,6 +59,23 @@ async def test_without_policies_there_is_nothing_on_the_node(nine_pods: Cluster)
     assert [state(node) for node in nine_pods.nodes] == before
 
 
+async def test_what_changes_leave_behind_goes(nine_pods: Cluster) -> None:
+    """Rules that newer ones stand before decide nothing, and are gone when nothing changes: on the node, and inside."""
+    for port in (80, 81, 80):
+        nine_pods.policy("p", {**DENY, "ingress": [{"ports": [{"port": port}]}]})
+        await nine_pods.in_force()
+        nine_pods.verify(port)
+    sites = [site for enforcer in nine_pods.enforcers for site in enforcer._sites()]
+    while not all(site.is_clean for site in sites):
+        await nine_pods.in_force()
+    for site in sites:
+        held, sets = site.place.observe()
+        assert site.held is not None
+        assert held.chains == site.held.chains
+        assert sets.keys() == site.held.sets.keys()
+    nine_pods.verify("after")
+
+
 async def test_what_others_changed_is_put_back(nine_pods: Cluster) -> None:
     """Flushed chains, removed jumps, members added and removed: on the node, and inside an exclusive pod."""
     nine_pods.policy("p", DENY)
@@ -155,5 +172,5 @@ async def test_both_back_ends(vpc: Vpc, nodes: tuple[Node, Node], back_end: str)
         made.verify("none")
 
 
-def _noting(applied: list[object]) -> Callable[[object, object], None]:
-    return lambda _place, change: applied.append(change)
+def _noting(applied: list[object]) -> Callable[..., None]:
+    return lambda _place, change, **_how: applied.append(change)

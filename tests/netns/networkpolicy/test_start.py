@@ -66,8 +66,8 @@ async def test_an_object_that_comes_while_a_turn_is_under_way_is_not_missed(
     loop = asyncio.get_running_loop()
     apply, told = Place.apply, asyncio.Event()
 
-    def applied(place: Place, change: Change) -> None:
-        apply(place, change)
+    def applied(place: Place, change: Change, *, bury: bool) -> None:
+        apply(place, change, bury=bury)
         if not told.is_set():
             asyncio.run_coroutine_threadsafe(come(), loop).result()
 
