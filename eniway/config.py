@@ -184,6 +184,11 @@ class NodeConfig(_Strict, frozen=True):
     policy_fail_open: bool = False
     """What becomes of a pod whose policies cannot be put in force within 10 s of its ADD: it starts without them, or
     does not start."""
+    policy_counters: bool = False
+    """Count by policy what it lets pass, in a metric that has each policy's name as a label."""
+    policy_drop_events: bool = True
+    """Tell by Events on pods what NetworkPolicy drops, by samples: of a pod at most one a minute and direction. Needs
+    the kernel's targets NFLOG and limit."""
     sweep_seconds: Annotated[float, msgspec.Meta(ge=1)] = 60.0
     """How often books, kernel and cloud are compared when nothing else asks for it."""
     metrics_address: str = ":9530"

@@ -122,6 +122,18 @@ POLICY_REPAIRS: Final = Counter(
 POLICY_OBJECTS: Final = Gauge(
     "eniway_networkpolicy_objects", "Chains and sets of NetworkPolicy in the kernel.", ["what"], registry=REGISTRY
 )
+POLICY_PACKETS: Final = Counter(
+    "eniway_networkpolicy_passed_packets",
+    "First packets of connections that a policy let pass, as read once a minute; with policy_counters.",
+    ["policy"],
+    registry=REGISTRY,
+)
+POLICY_DROPS: Final = Counter(
+    "eniway_networkpolicy_sampled_drops",
+    "Sampled packets that NetworkPolicy dropped (drop) or would have (audit): one a second of equal programs.",
+    ["verdict"],
+    registry=REGISTRY,
+)
 REGISTRATIONS: Final = Counter(
     "eniway_device_plugin_registrations", "Registrations with kubelet, by result.", ["result"], registry=REGISTRY
 )

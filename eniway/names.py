@@ -133,7 +133,11 @@ POLICY_CHAIN_PREFIX: Final = "ENIWAY-NP-"
 POLICY_SET_PREFIX: Final = "eniway-np-"
 """Sets of NetworkPolicy, there as well."""
 POLICY_LOG_GROUP: Final = 8171
-"""NFLOG group of packets that NetworkPolicy would drop (audit)."""
+"""NFLOG group of packets that NetworkPolicy would drop (audit), for programs of others."""
+POLICY_SAMPLE_GROUP: Final = 8172
+"""NFLOG group of the few that the daemon itself tells of by Events."""
+POLICY_LOG_PREFIX: Final = "eniway-np "
+"""What NFLOG prefixes begin with; "drop" or "audit" and the direction follow."""
 
 ENI_NAME: Final = "eniway"
 """NetworkInterfaceName of cards that eniway creates."""

@@ -7,8 +7,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import dropwhile, islice
 from typing import Final
 
 from datapath.ipset import Element
@@ -37,6 +39,8 @@ class Change:
     text: str = ""
     remove: tuple[tuple[str, tuple[Element, ...]], ...] = ()
     destroy: tuple[str, ...] = ()
+    left: Held = field(default_factory=Held)
+    """The rules that are there afterwards."""
 
     def __bool__(self) -> bool:
         return bool(self.make or self.add or self.text or self.remove or self.destroy)
@@ -50,19 +54,30 @@ class Change:
 
 def follow(
     held: Layout,
+    stands: Held,
     wanted: Layout,
     news: Mapping[str, Members],
     members: Callable[[SetRef], Iterable[Element]],
 ) -> Change:
-    """From ``held``, which is in the kernel with the members of before ``news``, to ``wanted``."""
+    """To ``wanted``, from ``held``, whose sets have the members of before ``news``.
+
+    ``stands``: the rules that are there, those left over behind newer ones included. If it can be, no rule is deleted.
+    """
     kept = held.sets.keys() & wanted.sets.keys()
+    text, left = lead(stands, wanted) or (rules(stands, wanted), plain(wanted))
     return Change(
         make=tuple((name, ref, tuple(members(ref))) for name, ref in wanted.sets.items() if name not in held.sets),
         add=tuple((name, tuple(news[name].added)) for name in kept & news.keys() if news[name].added),
-        text=rules(Held(held.jumps, held.chains), wanted),
+        text=text,
         remove=tuple((name, tuple(news[name].removed)) for name in kept & news.keys() if news[name].removed),
         destroy=tuple(held.sets.keys() - wanted.sets.keys()),
+        left=left,
     )
+
+
+def tidy(change: Change, stands: Held, wanted: Layout) -> Change:
+    """The same change, by which nothing is left over."""
+    return replace(change, text=rules(stands, wanted), left=plain(wanted))
 
 
 def repair(
@@ -80,51 +95,135 @@ def repair(
         text=rules(held, wanted),
         remove=tuple((name, tuple(extra)) for name in due.keys() & there.keys() if (extra := there[name] - due[name])),
         destroy=tuple(there.keys() - due.keys()),
+        left=plain(wanted),
     )
 
 
-def rules(held: Held, wanted: Layout) -> str:
-    """Input for iptables-restore: what differs; jumps that are missing, first in their chain.
+def plain(layout: Layout) -> Held:
+    """The rules of a layout."""
+    return Held(layout.jumps, layout.chains)
 
-    A chain that only grows is inserted into, any other is written anew: iptables-nft does not end before the kernel has
-    freed a deleted rule, 10 to 20 ms after the commit, and the start of a pod deletes none.
-    """
-    grown = {
-        chain: more
-        for chain, lines in wanted.chains.items()
-        if chain in held.chains and (more := _inserted(held.chains[chain], lines)) is not None
-    }
-    anew = {chain: lines for chain, lines in wanted.chains.items() if chain not in grown}
+
+def rules(held: Held, wanted: Layout) -> str:
+    """Input for iptables-restore: chains that differ are written anew; jumps that are missing come first in theirs."""
+    anew = {chain: lines for chain, lines in wanted.chains.items() if held.chains.get(chain) != lines}
     gone = held.chains.keys() - wanted.chains.keys()
     lines = [f":{chain} - [0:0]" for chain in (*anew, *sorted(gone))]
     lines += (f"-A {chain} {rule}" for chain, filled in anew.items() for rule in filled)
-    lines += (f"-I {chain} {number} {rule}" for chain, more in grown.items() for number, rule in more)
+    missing, extra = _jumps(held, wanted)
+    lines += missing
+    lines += (f"-D {jump.chain} {jump.rule}" for jump in extra)
+    lines += (f"-X {chain}" for chain in sorted(gone))
+    return _commit(lines)
+
+
+def lead(stands: Held, wanted: Layout) -> tuple[str, Held] | None:
+    """The same without deleting a rule, and what stands then; None: some rule has to be deleted.
+
+    A rule that goes (-g) to a program ends its chain, so one put before it, with the same match, takes its place at
+    once and leaves it dead. iptables-nft does not end before the kernel has freed deleted rules, 10 to 20 ms after the
+    commit (a grace period of RCU), and the next commit waits for that too.
+    """
+    anew = {chain: lines for chain, lines in wanted.chains.items() if chain not in stands.chains}
+    lines = [f":{chain} - [0:0]" for chain in anew]
+    lines += (f"-A {chain} {rule}" for chain, filled in anew.items() for rule in filled)
+    chains = {**stands.chains, **anew}
+    for chain in wanted.chains.keys() - anew.keys():
+        grown = _grown(stands.chains[chain], wanted.chains[chain])
+        if grown is None:
+            return None
+        chains[chain], more = grown
+        lines += (f"-I {chain} {number} {rule}" for number, rule in more)
+    missing, extra = _jumps(stands, wanted)
+    return None if extra else (_commit([*lines, *missing]), Held(wanted.jumps, chains))
+
+
+def _grown(stands: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[tuple[str, ...], list[tuple[int, str]]] | None:
+    """A chain after rules were inserted, and these with their numbers from 1 on; None: a rule would be left alive.
+
+    Rules that go somewhere exclude each other in what they match, so their order says nothing.
+    """
+    before, more = _replaced(stands, wanted)
+    ends = _ends(before)
+    decided: set[str] = set()
+    then: list[str] = []
+    pending = deque(wanted)
+
+    def insert(rule: str) -> None:
+        more.append((len(then) + 1, rule))
+        then.append(rule)
+
+    for rule in before:
+        match = ends.get(rule)
+        if match is None or (match not in decided and rule != _passed(match)):
+            if rule not in pending:
+                return None
+            while any(match is None or _went(other) is None for other in islice(pending, pending.index(rule))):
+                insert(pending.popleft())
+            pending.remove(rule)
+        if match is not None:
+            decided.add(match)
+        then.append(rule)
+    while pending:
+        insert(pending.popleft())
+    ends = _ends(then)
+    passed = dropwhile(lambda rule: rule not in ends or _went(rule) is not None, then)
+    # What passes there would not meet a rule that comes behind.
+    return None if any(rule not in ends for rule in passed) else (tuple(then), more)
+
+
+def _replaced(stands: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[list[str], list[tuple[int, str]]]:
+    """A chain after each rule that goes somewhere, and is not wanted, has one that is before it, or one that passes."""
+    due = {match: rule for rule in wanted if (match := _went(rule)) is not None}
+    ends = _ends(stands)
+    decided: set[str] = set()
+    then: list[str] = []
+    more: list[tuple[int, str]] = []
+    for rule in stands:
+        if (match := ends.get(rule)) is not None and match not in decided:
+            decided.add(match)
+            if rule != (instead := due.get(match, _passed(match))):
+                more.append((len(then) + 1, instead))
+                then.append(instead)
+        then.append(rule)
+    return then, more
+
+
+def _ends(chain: Iterable[str]) -> dict[str, str]:
+    """Rules that end the chain for what they match, with that: those that go somewhere, and those put before such."""
+    gone = {rule: match for rule in chain if (match := _went(rule)) is not None}
+    return gone | {_passed(match): match for match in gone.values()}
+
+
+def _went(rule: str) -> str | None:
+    """The match of a rule that goes to another chain; None: it does something else."""
+    match, goes, _ = f" {rule}".rpartition(" -g ")
+    return match.lstrip() if goes else None
+
+
+def _passed(match: str) -> str:
+    """A rule that lets what a match is about go back to where it came from."""
+    return f"{match} -j RETURN".lstrip()
+
+
+def _jumps(held: Held, wanted: Layout) -> tuple[list[str], list[Jump]]:
+    """Commands for those that are missing, and those that are too many."""
     extra = list(held.jumps)
+    missing: list[str] = []
     for jump in wanted.jumps:
         if jump in extra:
             extra.remove(jump)
         else:
-            lines.append(f"-I {jump.chain} {jump.rule}")
-    lines += (f"-D {jump.chain} {jump.rule}" for jump in extra)
-    lines += (f"-X {chain}" for chain in sorted(gone))
+            missing.append(f"-I {jump.chain} {jump.rule}")
+    return missing, extra
+
+
+def _commit(lines: Collection[str]) -> str:
     return "".join(f"{line}\n" for line in (f"*{TABLE}", *lines, "COMMIT")) if lines else ""
 
 
-def _inserted(held: tuple[str, ...], wanted: tuple[str, ...]) -> list[tuple[int, str]] | None:
-    """Rules to insert, in this order, with their numbers from 1 on; None: ``held`` has others, or in another order."""
-    more: list[tuple[int, str]] = []
-    kept = iter(held)
-    awaited = next(kept, None)
-    for number, rule in enumerate(wanted, 1):
-        if rule == awaited:
-            awaited = next(kept, None)
-        else:
-            more.append((number, rule))
-    return more if awaited is None else None
-
-
 def read(saved: str) -> Held:
-    """Our rules in what ``iptables-save`` prints of the table."""
+    """Our rules in what ``iptables-save`` prints of the table, with counters or without."""
     chains: dict[str, tuple[str, ...]] = {}
     jumps: list[Jump] = []
     for chain, rule in _each_rule(saved, chains):
@@ -137,7 +236,8 @@ def read(saved: str) -> Held:
 
 def _each_rule(saved: str, chains: dict[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
     """(chain, rule); chains of ours are entered on the way, those without rules too."""
-    for line in saved.splitlines():
+    for counted in saved.splitlines():
+        line = counted.split(" ", 1)[1] if counted.startswith("[") else counted
         if line.startswith(f":{names.POLICY_CHAIN_PREFIX}"):
             chains[line[1:].split(" ", 1)[0]] = ()
         elif line.startswith("-A "):

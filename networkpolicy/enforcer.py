@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, TypeVar
 
@@ -23,8 +23,8 @@ from datapath.ipset import Element
 from eniway import log, metrics
 from eniway.errors import EniwayError, KernelError, NotReady
 from eniway.model import Kind, Lease, LeaseKey
-from networkpolicy import render
-from networkpolicy.change import Change, follow, repair
+from networkpolicy import counters, render
+from networkpolicy.change import Change, Held, follow, plain, repair, tidy
 from networkpolicy.index import Change as Members
 from networkpolicy.model import Endpoint, Model
 from networkpolicy.place import Place, PlaceGone
@@ -38,6 +38,10 @@ WAIT_SECONDS: Final = 10.0
 """How long an ADD waits for its pod's object and program."""
 _RETRY_SECONDS: Final = 1.0
 _BURY_SECONDS: Final = 0.1
+_TIDY_SECONDS: Final = 0.1
+"""Without a change of rules, after which those that newer ones stand before are deleted: the next change would wait."""
+_UNTIDY_SECONDS: Final = 1.0
+"""How long they stay at most."""
 _THREADS: Final = 3
 _BURIALS: Final = 20
 """Attempts to take sets away that the kernel has not let go of yet."""
@@ -54,13 +58,29 @@ class _Site:
     error: KernelError | None = None
     broken: frozenset[str] = frozenset()
     """Programs that the kernel refused; others stand in for them until all is read again."""
+    stands: Held = field(default_factory=Held)
+    """The rules that are there, leftovers included."""
+    counts: counters.Counts = field(default_factory=dict)
+    changed: float = 0.0
+    """When rules were changed last; ``untidy``: since when some are left over."""
+    untidy: float | None = None
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing waits to be taken away."""
+        return self.untidy is None and self.place.is_clean
+
+    def is_tidied(self, now: float) -> bool:
+        """Whether leftovers are to go now, even if a change has to wait for it."""
+        return self.untidy is not None and (now - self.changed >= _TIDY_SECONDS or now - self.untidy >= _UNTIDY_SECONDS)
 
 
 class Enforcer:
     """``model`` is told of objects by whoever watches them, who then calls ``wake``.
 
     ``nodes``: addresses of this node. ``path``: its network namespace, where it is not the process's own. ``repaired``
-    is told of each exclusive pod whose own namespace was not as it was left.
+    is told of each exclusive pod whose own namespace was not as it was left. ``counted``: what policies let pass is
+    shown in a metric.
     """
 
     def __init__(
@@ -71,12 +91,16 @@ class Enforcer:
         path: str | None = None,
         iptables: str = "iptables",
         wait_seconds: float = WAIT_SECONDS,
+        counted: bool = False,
         repaired: Callable[[Lease, str], None] = lambda _lease, _what: None,
     ) -> None:
         self.model = model
         self._fail_open = fail_open
         self._iptables = iptables
         self._wait_seconds = wait_seconds
+        self._counted = counted
+        self._shown: set[str] = set()
+        """Policies in the metric."""
         self._repaired = repaired
         self._nodes: tuple[IPv4Address | IPv6Address, ...] = ()
         self._threads = ThreadPoolExecutor(_THREADS, "networkpolicy")
@@ -157,7 +181,7 @@ class Enforcer:
             pause: float | None = None
             if any(site.error for site in self._sites()):
                 pause = _RETRY_SECONDS
-            if not all(site.place.is_clean for site in self._sites()):
+            if not all(site.is_clean for site in self._sites()):
                 pause = _BURY_SECONDS
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
@@ -248,8 +272,10 @@ class Enforcer:
         if site.held is None or site.due:
             members = {name: tuple(self.model.members(ref)) for name, ref in wanted.sets.items()}
             return self._guarded(site, self._repair(site, wanted, members, lease), lease)
-        change = follow(site.held, wanted, news, self.model.members)
-        if change or not site.place.is_clean:
+        change = follow(site.held, site.stands, wanted, news, self.model.members)
+        if site.is_tidied(asyncio.get_running_loop().time()):
+            change = tidy(change, site.stands, wanted)
+        if change or (site.untidy is None and not site.place.is_clean):
             return self._guarded(site, self._apply(site, change, wanted), lease)
         return None
 
@@ -258,8 +284,12 @@ class Enforcer:
     ) -> Layout:
         was_known = site.held is not None
         held, sets = await self._thread(site.place.observe)
+        if self._counted:
+            self._count(site)
         change = repair(held, sets, wanted, members)
+        known = set(held.jumps) == set(site.stands.jumps) and held.chains == site.stands.chains
         if not change:
+            self._note(site, change.left, wanted)
             return wanted
         try:
             await self._apply(site, change, wanted)
@@ -273,7 +303,7 @@ class Enforcer:
             wanted = self._standing(site, wanted)
             held, sets = await self._thread(site.place.observe)
             return await self._apply(site, repair(held, sets, wanted, members), wanted)
-        if was_known:
+        if was_known and not (known and replace(change, text="") == Change(left=change.left)):
             metrics.POLICY_REPAIRS.inc()
             _log.warning("policy rules were not as they were left", where=_where(lease), repaired=str(change))
             if lease is not None:
@@ -283,9 +313,30 @@ class Enforcer:
     async def _apply(self, site: _Site, change: Change, wanted: Layout) -> Layout:
         site.held = None
         began = time.perf_counter()
-        await self._thread(lambda: site.place.apply(change))
+        await self._thread(lambda: site.place.apply(change, bury=change.left == plain(wanted)))
         metrics.POLICY_SECONDS.labels("apply").observe(time.perf_counter() - began)
+        if change.text:
+            site.changed = asyncio.get_running_loop().time()
+        self._note(site, change.left, wanted)
         return wanted
+
+    def _count(self, site: _Site) -> None:
+        passed = counters.since(site.counts, site.place.counts)
+        site.counts = site.place.counts
+        active = set(self.model.active())
+        for policy in self._shown - active:
+            metrics.POLICY_PACKETS.remove(policy)
+        self._shown &= active
+        for policy in passed.keys() & active:
+            self._shown.add(policy)
+            metrics.POLICY_PACKETS.labels(policy).inc(passed[policy])
+
+    def _note(self, site: _Site, left: Held, wanted: Layout) -> None:
+        site.stands = left
+        if left == plain(wanted):
+            site.untidy = None
+        elif site.untidy is None:
+            site.untidy = asyncio.get_running_loop().time()
 
     def _standing(self, site: _Site, wanted: Layout) -> Layout:
         return render.without(wanted, site.broken, fail_open=self._fail_open) if site.broken else wanted
@@ -295,11 +346,11 @@ class Enforcer:
         try:
             held = await work
         except PlaceGone as error:
-            site.held, site.error = None, error
+            site.held, site.untidy, site.error = None, None, error
         except KernelError as error:
             metrics.POLICY_FAILURES.labels("kernel").inc()
             _log.error("policies are not in force", where=_where(lease), error=str(error))
-            site.held, site.error = None, error
+            site.held, site.untidy, site.error = None, None, error
         else:
             site.held, site.due, site.error = held, False, None
 

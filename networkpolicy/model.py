@@ -57,14 +57,16 @@ class Delta:
 class Model:
     """Objects are told as they come, in any order; ``take`` and ``endpoints`` say what follows.
 
-    A pod of this node that no object was seen of is shut off, unless ``fail_open``.
+    A pod of this node that no object was seen of is shut off, unless ``fail_open``. ``sampled``: programs log a few of
+    the packets that they drop.
     """
 
-    def __init__(self, family: Family, *, fail_open: bool = False) -> None:
+    def __init__(self, family: Family, *, fail_open: bool = False, sampled: bool = False) -> None:
         self.family: Final = family
         self._unseen: Mapping[Direction, Program] = (
-            {} if fail_open else {direction: Program(direction, ()) for direction in Direction}
+            {} if fail_open else {way: Program(way, (), sampled=sampled) for way in Direction}
         )
+        self._sampled = sampled
         self._keeper = Keeper(family)
         self._pods: defaultdict[str, dict[str, Pod]] = defaultdict(dict)
         self._spaces: dict[str, _Space] = {}
@@ -106,7 +108,7 @@ class Model:
         for direction in Direction:
             isolating = tuple(policy for policy in chosen if policy.of(direction) is not None)
             if isolating:
-                program = Program(direction, isolating, audit)
+                program = Program(direction, isolating, audit, self._sampled)
                 programs[direction] = self._programs.setdefault(program.key, program)
         return programs
 
@@ -119,11 +121,10 @@ class Model:
             for pod in self._candidates(ref)
         )
 
-    def pod_at(self, address: bytes) -> Pod | None:
-        """The pod that has an address; looks through all of them."""
-        return next(
-            (pod for pods in self._pods.values() for pod in pods.values() if address in self._addresses(pod)), None
-        )
+    def pod_at(self, address: bytes, namespace: str | None = None) -> Pod | None:
+        """The pod that has an address; looks through all of them, or of those of a namespace."""
+        spaces = self._pods.values() if namespace is None else [self._pods.get(namespace, {})]
+        return next((pod for pods in spaces for pod in pods.values() if address in self._addresses(pod)), None)
 
     def take(self) -> Delta:
         """What changed since the last call."""

@@ -18,6 +18,7 @@ from datapath.ipset import Element, Set
 from datapath.netlink import Message, Netlink, NetlinkError
 from eniway import names
 from eniway.errors import KernelError
+from networkpolicy import counters
 from networkpolicy.change import TABLE, Change, Held, read, rules
 from networkpolicy.render import Chains, Layout
 from networkpolicy.terms import Family, NetSet, PodSet, SetRef
@@ -44,9 +45,14 @@ class Place:
         self._iptables = iptables if family == 4 else iptables.replace("ip", "ip6", 1)
         self._doomed: set[str] = set()
         """Sets that nothing refers to and that the kernel has not let go of yet."""
+        self.counts: counters.Counts = {}
+        """As last observed."""
 
-    def apply(self, change: Change) -> None:
-        """Carry out a change, in its order. KernelError where the kernel refuses; what is left a repair finds."""
+    def apply(self, change: Change, *, bury: bool = True) -> None:
+        """Carry out a change, in its order. KernelError where the kernel refuses; what is left a repair finds.
+
+        ``bury``: sets are taken away; else later, as rules left over still look into them.
+        """
         with self._entered(), self._sets() as sets:
             for name, ref, elements in change.make:
                 self._doomed.discard(name)
@@ -60,7 +66,8 @@ class Place:
             for name, elements in change.remove:
                 _call(sets, *ipset.remove_elements(name, elements))
             self._doomed |= set(change.destroy)
-            self._bury(sets)
+            if bury:
+                self._bury(sets)
 
     def refused(self, chains: Chains) -> frozenset[str]:
         """Which of ``chains`` the kernel does not take, each tried alone."""
@@ -86,7 +93,8 @@ class Place:
     def observe(self) -> tuple[Held, Mapping[str, set[Element]]]:
         """Our rules and our sets, as they are."""
         with self._entered(), self._sets() as sets:
-            held = read(self._run(f"{self._iptables}-save", "-t", TABLE))
+            saved = self._run(f"{self._iptables}-save", "--counters", "-t", TABLE)
+            held, self.counts = read(saved), counters.read(saved)
             found: dict[str, set[Element]] = {}
             for payload in sets.dump(ipset.list_sets()):
                 name = ipset.set_name(payload)

@@ -14,7 +14,8 @@ before they are on the way out. From the node's own processes to a pod nothing i
 In an exclusive pod's namespace, what comes in by its card is met before the pod's own translation, what goes out after
 it: as it is on the wire. Its other link ends in the node's namespace and is a pod's link there; lo is left alone.
 
-A rule that allows is a RETURN from the program's chain, back to where the other end's program is asked.
+A rule that allows is a RETURN from the program's chain, back to where the other end's program is asked: programs are
+gone to (-g), so what comes after that rule in the same chain is not met.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ _SLOTS: Final = 15
 _PROTOCOL_NAMES: Final = {number: name.lower() for name, number in PROTOCOLS.items()}
 _LOG_RATE: Final = "-m limit --limit 10/sec --limit-burst 50"
 """Of packets that are logged, in each program."""
+_SAMPLE_RATE: Final = "-m limit --limit 1/sec"
 _MOST_RENDERED: Final = 4096
 _COMMENT: Final = 255
 _DIGITS: Final = 16
@@ -93,7 +95,7 @@ def node(endpoints: Collection[Endpoint], family: Family) -> Layout:
             chain = drawn.program(program)
             links[direction][names.host_link(endpoint.lease.key)] = chain
             if endpoint.lease.kind is Kind.EXCLUSIVE and direction is Direction.INGRESS:
-                cards.append(f"-d {_host(endpoint.lease.address)} -j {chain}")
+                cards.append(f"-d {_host(endpoint.lease.address)} -g {chain}")
     if not drawn.chains:
         return EMPTY
     neighbours = _NEIGHBOURS if family == 6 else ()
@@ -129,9 +131,9 @@ def inside(endpoint: Endpoint, family: Family, *, nodes: Sequence[Address]) -> L
     jumps = [Jump("PREROUTING", f"-i {card} -j {_ours('TO')}")]
     if (program := endpoint.programs.get(Direction.INGRESS)) is not None:
         entering += (f"-s {_host(address)} -j RETURN" for address in nodes if address.version == family)
-        entering.append(f"-j {drawn.program(program)}")
+        entering.append(f"-g {drawn.program(program)}")
     if (program := endpoint.programs.get(Direction.EGRESS)) is not None:
-        leaving.append(f"-j {drawn.program(program)}")
+        leaving.append(f"-g {drawn.program(program)}")
         drawn.chains[_ours("FROM")] = tuple(leaving)
         jumps.append(Jump("POSTROUTING", f"-o {card} -j {_ours('FROM')}"))
     drawn.chains[_ours("TO")] = tuple(entering)
@@ -159,10 +161,10 @@ class _Drawing:
         """A tree over the links' names, so that a packet of a pod meets a tenth of the rules."""
         leaves: dict[str, list[str]] = {}
         for link, chain in sorted(links.items()):
-            leaves.setdefault(link[len(names.LINK_PREFIX)], []).append(f"{option} {link} -j {chain}")
+            leaves.setdefault(link[len(names.LINK_PREFIX)], []).append(f"{option} {link} -g {chain}")
         self.chains |= {_ours(f"{name}-{digit}"): tuple(rules) for digit, rules in leaves.items()}
         self.chains[_ours(name)] = tuple(
-            f"{option} {names.LINK_PREFIX}{digit}+ -j {_ours(f'{name}-{digit}')}" for digit in leaves
+            f"{option} {names.LINK_PREFIX}{digit}+ -g {_ours(f'{name}-{digit}')}" for digit in leaves
         )
 
 
@@ -175,7 +177,7 @@ def program_chain(program: Program, family: Family) -> tuple[str, tuple[str, ...
     if key not in _rendered:
         if len(_rendered) >= _MOST_RENDERED:
             _rendered.clear()
-        rules = (*(rule for term in program.terms() for rule in _term(term, program, family)), _end(program))
+        rules = (*(rule for term in program.terms() for rule in _term(term, program, family)), *_end(program))
         digest = hashlib.sha256("\n".join(rules).encode()).hexdigest()[:_DIGITS]
         _rendered[key] = (_ours(digest), rules)
     return _rendered[key]
@@ -231,12 +233,13 @@ def _multiports(ranges: Iterable[tuple[int, int]]) -> Iterator[list[str]]:
         yield portion
 
 
-def _end(program: Program) -> str:
-    """What becomes of a packet that no term is about: dropped, or logged and passed."""
-    if not program.audit:
-        return "-j DROP"
-    prefix = f"eniway-np audit {program.direction.lower()}"
-    return f'{_LOG_RATE} -j NFLOG --nflog-prefix "{prefix}" --nflog-group {names.POLICY_LOG_GROUP}'
+def _end(program: Program) -> Iterator[str]:
+    """What becomes of a packet that no term is about: dropped, or logged and passed; samples are logged either way."""
+    prefix = f"{names.POLICY_LOG_PREFIX}{'audit' if program.audit else 'drop'} {program.direction.lower()}"
+    log = f'-j NFLOG --nflog-prefix "{prefix}" --nflog-group'
+    if program.sampled:
+        yield f"{_SAMPLE_RATE} {log} {names.POLICY_SAMPLE_GROUP}"
+    yield f"{_LOG_RATE} {log} {names.POLICY_LOG_GROUP}" if program.audit else "-j DROP"
 
 
 def _host(address: Address) -> str:

@@ -157,11 +157,13 @@ class Program:
     policies: tuple[Policy, ...]
     audit: bool = False
     """What it would drop is logged and passes."""
+    sampled: bool = False
+    """A few of the packets that no term allows are logged, for Events."""
 
     @property
     def key(self) -> tuple[str, ...]:
         """What tells programs apart."""
-        return (self.direction, str(self.audit), *(policy.digest for policy in self.policies))
+        return (self.direction, str(self.audit), str(self.sampled), *(policy.digest for policy in self.policies))
 
     def terms(self) -> tuple[Term, ...]:
         """In order: by the policies' names."""

@@ -21,6 +21,7 @@ from eniway.errors import KernelError, KubeError
 from eniway.kube.client import MERGE, KubeClient
 from eniway.kube.events import Event
 from eniway.model import Card, Kind, Lease, LeaseKey
+from eniway.node.drops import DropEvents
 from networkpolicy import feed
 from networkpolicy.enforcer import Enforcer, leave
 from networkpolicy.model import Model
@@ -82,8 +83,14 @@ class Policies:
         self._leases = leases
         self._tell = tell
         self._random = random
-        self.model = Model(4, fail_open=config.policy_fail_open)
-        self.enforcer = Enforcer(self.model, fail_open=config.policy_fail_open, repaired=self._repaired)
+        self.model = Model(4, fail_open=config.policy_fail_open, sampled=config.policy_drop_events)
+        self._drops = DropEvents(self.model, tell=tell) if config.policy_drop_events else None
+        self.enforcer = Enforcer(
+            self.model,
+            fail_open=config.policy_fail_open,
+            counted=config.policy_counters,
+            repaired=self._repaired,
+        )
         self._unwritten: asyncio.Queue[Lease] = asyncio.Queue()
 
     def __enter__(self) -> Self:
@@ -103,6 +110,8 @@ class Policies:
             for watch in watches:
                 group.create_task(watch.run())
             group.create_task(self._write())
+            if self._drops is not None:
+                group.create_task(self._drops.run())
             for watch in watches:
                 await watch.synced()
             self.enforcer.start(self._leases(), nodes=[node])

@@ -76,7 +76,7 @@ def pod_json(number: int, **labels: str) -> bytes:
     return msgspec.json.encode({"metadata": meta, "spec": {"containers": containers}, "status": status})
 
 
-def policy_json(number: int, *, port: int = 8080) -> bytes:
+def policy_json(number: int, *, port: int = 8080, name: str | None = None) -> bytes:
     """The first LOCAL_POLICIES select pods of this node, the others do not."""
     local = number < LOCAL_POLICIES
     space = f"team-{number % SPACES}"
@@ -92,7 +92,7 @@ def policy_json(number: int, *, port: int = 8080) -> bytes:
         {"ipBlock": {"cidr": "10.0.0.0/8", "except": [f"10.{number % 200}.0.0/16"]}},
     ]
     rule = {"from": peers, "ports": [{"port": port}, {"port": "http"}, {"port": 9000, "endPort": 9100}]}
-    meta = {"name": f"p{number}", "namespace": space}
+    meta = {"name": name or f"p{number}", "namespace": space}
     return msgspec.json.encode({"metadata": meta, "spec": {"podSelector": subject, "ingress": [rule]}})
 
 
@@ -141,7 +141,7 @@ def p(samples: list[float], percent: int) -> float:
 async def measure(path: str, random: Random) -> list[Figure]:
     """Everything."""
     before = resident()
-    model = Model(4)
+    model = Model(4, sampled=True)
     enforcer = Enforcer(model, path=path)
     loading = fill(model)
     after = resident()
@@ -152,13 +152,23 @@ async def measure(path: str, random: Random) -> list[Figure]:
         began = time.perf_counter()
         await enforcer.in_force()
         first = time.perf_counter() - began
-        changes, labels, prepares = [], [], []
+        changes, created, deleted, labels, prepares = [], [], [], [], []
         for number in range(300):
             raw = policy_json(random.randrange(LOCAL_POLICIES), port=1000 + number)
             began = time.perf_counter()
             model.put_policy(_POLICIES.decode(raw))
             await enforcer.in_force()
             changes.append(time.perf_counter() - began)
+        for number in range(300):
+            view = _POLICIES.decode(policy_json(number % LOCAL_POLICIES, port=2000 + number, name="another"))
+            began = time.perf_counter()
+            model.put_policy(view)
+            await enforcer.in_force()
+            created.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            model.drop_policy(view.metadata.namespace, view.metadata.name)
+            await enforcer.in_force()
+            deleted.append(time.perf_counter() - began)
         for number in range(1000):
             raw = pod_json(random.randrange(ENDPOINTS, PODS), app=f"app-{number % 40}", tier=f"t{number % 4}")
             began = time.perf_counter()
@@ -180,6 +190,8 @@ async def measure(path: str, random: Random) -> list[Figure]:
         await enforcer.in_force()
         busy = (time.process_time() - cpu) / (time.perf_counter() - began)
         place = enforcer._node.place
+        while not enforcer._node.is_clean:
+            await enforcer.in_force()
         held, sets = await loop.run_in_executor(None, place.observe)
         running.cancel()
     enforcer.close()
@@ -189,6 +201,8 @@ async def measure(path: str, random: Random) -> list[Figure]:
         Figure("all in force, from nothing", first * 1000, "ms"),
         Figure("policy changed → in force, p50", p(changes, 50), "ms"),
         Figure("policy changed → in force, p99", p(changes, 99), "ms", 25),
+        Figure("policy created → in force, p99", p(created, 99), "ms", 25),
+        Figure("policy deleted → in force, p99", p(deleted, 99), "ms", 25),
         Figure("label changed → sets right, p50", p(labels, 50), "ms"),
         Figure("label changed → sets right, p99", p(labels, 99), "ms", 5),
         Figure("added to an isolated pod's ADD, p50", p(prepares, 50), "ms", 10),

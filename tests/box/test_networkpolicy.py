@@ -104,6 +104,18 @@ def test_policies_hold_for_pods_of_all_kinds_from_their_start(box: Box, kube: Ku
     callers = [one["metadata"]["name"] for one in clients]
     assert not wrong(probes, callers, addresses, set())
 
+    # It is told of, on the pods whose packets the node dropped
+    def told(found: list[Object]) -> set[str] | None:
+        pods = {
+            str(event["involvedObject"]["name"])
+            for event in found
+            if event["reason"] == "NetworkPolicyDropped"
+            and event["message"].endswith("isolated by hold/deny, none of which allows it")
+        }
+        return pods if pods >= {"shared", "routed"} else None
+
+    assert kube.until(f"/api/v1/namespaces/{hold.HOLD}/events", told, seconds=30) <= names
+
     peer = {"podSelector": {"matchLabels": {"good": "yes"}}}
     rule = {"from": [peer], "ports": [{"port": 8080}]}
     policy(kube, "good", {"podSelector": {"matchLabels": {"role": "server"}}, "ingress": [rule]})

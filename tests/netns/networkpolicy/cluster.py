@@ -162,15 +162,16 @@ class Cluster:
 async def cluster(vpc: Vpc, nodes: tuple[Node, Node], *, iptables: str = "iptables") -> AsyncIterator[Cluster]:
     """Two nodes that enforce, with no pods yet."""
     async with AsyncExitStack() as stack:
-        enforcers = []
-        group = await stack.enter_async_context(asyncio.TaskGroup())
-        for node in nodes:
-            enforcer = Enforcer(Model(4), path=node.path, iptables=iptables, wait_seconds=20)
+        enforcers = [
+            Enforcer(Model(4, sampled=True), path=node.path, iptables=iptables, wait_seconds=20) for node in nodes
+        ]
+        for enforcer in enforcers:
             stack.callback(enforcer.close)
+        group = await stack.enter_async_context(asyncio.TaskGroup())
+        for node, enforcer in zip(nodes, enforcers, strict=True):
             enforcer.start((), nodes=[node.address])
             task = group.create_task(enforcer.run())
             stack.callback(task.cancel)
-            enforcers.append(enforcer)
         made = Cluster(vpc, nodes, enforcers, stack.enter_context(Prober()))
         for space in SPACES:
             made.namespace(space, None)

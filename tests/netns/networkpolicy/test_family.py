@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from networkpolicy import render
-from networkpolicy.change import follow, repair
+from networkpolicy.change import Held, follow, repair
 from networkpolicy.model import Model
 from networkpolicy.place import Place
 from networkpolicy.render import EMPTY
@@ -30,7 +30,7 @@ async def test_ipv6_is_written_and_read_back_alike(vpc: Vpc) -> None:
     layout = render.node(model.endpoints.values(), 6)
     assert any("ipv6-icmp" in rule for chain in layout.chains.values() for rule in chain)
     place = Place(vpc.router.path, family=6)
-    place.apply(follow(EMPTY, layout, {}, model.members))
+    place.apply(follow(EMPTY, Held(), layout, {}, model.members))
     held, sets = place.observe()
     members = {name: list(model.members(ref)) for name, ref in layout.sets.items()}
     assert not repair(held, sets, layout, members)

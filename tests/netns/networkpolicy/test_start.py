@@ -41,7 +41,7 @@ def isolate(model: Model, lease: Lease) -> None:
 @asynccontextmanager
 async def enforcing(node: Node, *, wait_seconds: float = 20) -> AsyncIterator[Enforcer]:
     """A node's enforcer, at work from ``start`` on."""
-    enforcer = Enforcer(Model(4), path=node.path, wait_seconds=wait_seconds)
+    enforcer = Enforcer(Model(4, sampled=True), path=node.path, wait_seconds=wait_seconds)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(enforcer.run())
         try:
@@ -54,7 +54,7 @@ async def enforcing(node: Node, *, wait_seconds: float = 20) -> AsyncIterator[En
 async def nothing_left(enforcer: Enforcer) -> None:
     """Nothing is to be done, and nothing waits to be taken away."""
     await enforcer.in_force()
-    while not all(site.place.is_clean for site in enforcer._sites()):
+    while not all(site.is_clean for site in enforcer._sites()):
         await enforcer.in_force()
 
 
@@ -66,8 +66,8 @@ async def test_an_object_that_comes_while_a_turn_is_under_way_is_not_missed(
     loop = asyncio.get_running_loop()
     apply, told = Place.apply, asyncio.Event()
 
-    def applied(place: Place, change: Change) -> None:
-        apply(place, change)
+    def applied(place: Place, change: Change, *, bury: bool) -> None:
+        apply(place, change, bury=bury)
         if not told.is_set():
             asyncio.run_coroutine_threadsafe(come(), loop).result()
 

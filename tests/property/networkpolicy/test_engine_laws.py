@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datapath.ipset import Element
+from eniway import names
 from networkpolicy import change, render
 from networkpolicy.model import Model
 from networkpolicy.terms import PROTOCOLS as NUMBERS
@@ -145,6 +147,7 @@ def test_how_the_world_came_about_makes_no_difference(history: tuple[World, list
     attach_all(model, before)
     model.take()
     layout = render.node(model.endpoints.values(), 4)
+    stands = change.plain(layout)
     kernel: dict[str, set[Element]] = {name: set(model.members(ref)) for name, ref in layout.sets.items()}
     for number, (kind, made) in enumerate(steps):
         tell(model, kind, made)
@@ -152,7 +155,11 @@ def test_how_the_world_came_about_makes_no_difference(history: tuple[World, list
             continue
         news = {set_name(ref, 4): found for ref, found in model.take().members.items()}
         wanted = render.node(model.endpoints.values(), 4)
-        due = change.follow(layout, wanted, news, model.members)
+        due = change.follow(layout, stands, wanted, news, model.members)
+        assert restored(stands, due.text) == {chain: list(rules) for chain, rules in due.left.chains.items()}
+        links, hosts = links_and_hosts(model)
+        assert met(due.left, links, hosts) == met(change.plain(wanted), links, hosts)
+        stands = due.left
         for name, _, elements in due.make:
             kernel[name] = set(elements)
         for name, elements in due.add:
@@ -175,6 +182,41 @@ def test_how_the_world_came_about_makes_no_difference(history: tuple[World, list
     assert not change.repair(change.Held(layout.jumps, layout.chains), kernel, expected, members)
 
 
+def links_and_hosts(model: Model) -> tuple[list[str], list[str]]:
+    """Of this node's pods."""
+    leases = [endpoint.lease for endpoint in model.endpoints.values()]
+    return [names.host_link(lease.key) for lease in leases], [f"{lease.address}/32" for lease in leases]
+
+
+def met(held: change.Held, links: list[str], hosts: list[str]) -> list[tuple[str, ...]]:
+    """Programs that a first packet meets, in order: for each link it may come from or go to, and each address."""
+    some = ["eth0", *links]
+    ways = [(jump, start, end, host) for jump in held.jumps for start in some for end in some for host in hosts]
+    return [
+        (jump.chain, start, end, host, *_walk(held, jump.rule.rpartition(" ")[2], start=start, end=end, host=host))
+        for jump, start, end, host in sorted(ways, key=str)
+    ]
+
+
+def _walk(held: change.Held, chain: str, *, start: str, end: str, host: str) -> Iterator[str]:
+    if len(chain) == len("ENIWAY-NP-0123456789abcdef"):
+        yield chain
+        return
+    for rule in held.chains[chain]:
+        *matches, way, target = rule.split(" ")
+        pairs = zip(matches[::2], matches[1::2], strict=True)
+        if all(_matches(option, value, start=start, end=end, host=host) for option, value in pairs):
+            if target != "RETURN":
+                yield from _walk(held, target, start=start, end=end, host=host)
+            if target == "RETURN" or way == "-g":
+                return
+
+
+def _matches(option: str, value: str, *, start: str, end: str, host: str) -> bool:
+    given = {"-i": start, "-o": end, "-d": host}.get(option)
+    return given is not None and (given.startswith(value[:-1]) if value.endswith("+") else given == value)
+
+
 def restored(held: change.Held, text: str) -> dict[str, list[str]]:
     """What iptables-restore --noflush makes of our chains."""
     chains = {chain: list(rules) for chain, rules in held.chains.items()}
@@ -182,6 +224,8 @@ def restored(held: change.Held, text: str) -> dict[str, list[str]]:
         match line.split(" "):
             case [declared, "-", "[0:0]"]:
                 chains[declared[1:]] = []
+            case ["-A" | "-I" | "-D", chain, *_] if not chain.startswith("ENIWAY-NP-"):
+                pass
             case ["-A", chain, *rule]:
                 chains[chain].append(" ".join(rule))
             case ["-I", chain, number, *rule]:
@@ -206,10 +250,83 @@ def test_rules_lead_from_any_chains_to_any_others(
     assert not change.rules(change.Held((), after), wanted)
 
 
+_CHAIN = "ENIWAY-NP-TO-0"
+_dispatch = st.dictionaries(st.sampled_from("abcd"), st.sampled_from("123"), max_size=4)
+
+
+def decisions(rules: tuple[str, ...]) -> dict[str, str]:
+    """Where packets of each link go: the first rule with their match decides."""
+    found: dict[str, str] = {}
+    for rule in rules:
+        match, way, target = rule.rpartition(" -g ") if " -g " in rule else rule.rpartition(" -j ")
+        found.setdefault(match, way + target)
+    return {match: target for match, target in found.items() if target != " -j RETURN"}
+
+
+@given(st.lists(_dispatch, min_size=2, max_size=6))
+def test_programs_of_links_change_without_a_rule_deleted(history: list[dict[str, str]]) -> None:
+    """After any number of changes each link's packets go where the last says, and nowhere else."""
+    stands = change.Held((), {})
+    for step in history:
+        rules = tuple(f"-o {link} -g {program}" for link, program in sorted(step.items()))
+        wanted = render.Layout((), {_CHAIN: rules}, {})
+        led = change.lead(stands, wanted)
+        assert led is not None
+        text, left = led
+        assert "-D" not in text
+        assert _CHAIN not in stands.chains or f":{_CHAIN}" not in text
+        assert restored(stands, text) == {chain: list(rules) for chain, rules in left.chains.items()}
+        assert decisions(left.chains[_CHAIN]) == decisions(wanted.chains[_CHAIN])
+        assert len(left.chains[_CHAIN]) <= 2 * sum(map(len, history)) + 4
+        assert change.lead(left, wanted) == ("", left)
+        stands = left
+
+
+_mixed = st.lists(
+    st.sampled_from(["-d p -j A", "-d q -j B", "-o a -g 1", "-o a -g 2", "-o b -g 1", "-o b -g 2"]),
+    max_size=5,
+    unique_by=lambda rule: rule.split(" ")[1],
+).map(tuple)
+
+
+@given(st.lists(_mixed, min_size=2, max_size=5))
+def test_rules_of_both_kinds_are_met_as_wanted_or_written_anew(history: list[tuple[str, ...]]) -> None:
+    """By packets of each link: what goes nowhere, in order, up to what goes somewhere."""
+    stands = change.Held((), {_CHAIN: ()})
+    for rules in history:
+        wanted = render.Layout((), {_CHAIN: rules}, {})
+        led = change.lead(stands, wanted)
+        text, stands = led or (change.rules(stands, wanted), change.plain(wanted))
+        assert not led or ":" not in text
+        for link in "abc":
+            assert first_met(stands.chains[_CHAIN], link) == first_met(rules, link)
+
+
+def first_met(rules: tuple[str, ...], link: str) -> list[str]:
+    """What a packet of a link meets in a chain."""
+    met: list[str] = []
+    for rule in rules:
+        if rule.startswith(f"-o {link} "):
+            return met if rule.endswith("-j RETURN") else [*met, rule]
+        if not rule.startswith("-o "):
+            met.append(rule)
+    return met
+
+
+@given(_rules, _rules)
+def test_a_rule_that_would_stay_alive_is_not_left(before: tuple[str, ...], after: tuple[str, ...]) -> None:
+    """Of rules that go nowhere none is left over: a chain grows, or has to be written anew."""
+    led = change.lead(change.Held((), {_CHAIN: before}), render.Layout((), {_CHAIN: after}, {}))
+    assert led is None or led[1].chains[_CHAIN] == after
+
+
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.booleans()), max_size=8))
 def test_a_chain_that_only_grows_loses_no_rule(rules: list[tuple[str, bool]]) -> None:
     """So that nobody waits for the kernel to free one."""
     before, after = tuple(rule for rule, old in rules if old), tuple(rule for rule, _ in rules)
-    text = change.rules(change.Held((), {"C": before}), render.Layout((), {"C": after}, {}))
-    assert ":C " not in text
+    led = change.lead(change.Held((), {_CHAIN: before}), render.Layout((), {_CHAIN: after}, {}))
+    assert led is not None
+    text, left = led
+    assert left.chains[_CHAIN] == after
+    assert ":" not in text
     assert text.count("-I ") == len(after) - len(before)

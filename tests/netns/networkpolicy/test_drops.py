@@ -1,0 +1,66 @@
+"""What policies drop is told of by Events: whose packet, from or to where, and by which policies."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from datapath import nflog
+from eniway import names
+from eniway.kube.events import Event
+from eniway.node.drops import DropEvents
+from tests.netns.datapath.fabric import Node, Vpc
+from tests.netns.networkpolicy.cluster import Cluster, cluster, nine
+
+DENY = {"podSelector": {}, "policyTypes": ["Ingress"]}
+
+
+async def told(made: Cluster, wanted: int) -> list[Event]:
+    """Events about what the first node drops while every path is tried."""
+    events: list[Event] = []
+    enough = asyncio.Event()
+
+    def tell(event: Event) -> None:
+        events.append(event)
+        if len(events) >= wanted:
+            enough.set()
+
+    watching = asyncio.ensure_future(DropEvents(made.enforcers[0].model, tell=tell, path=made.nodes[0].path).run())
+    await asyncio.sleep(0)
+    try:
+        made.verify()
+        async with asyncio.timeout(20):
+            await enough.wait()
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+    return events
+
+
+@pytest.mark.parametrize("back_end", ["iptables-nft", "iptables-legacy"])
+async def test_a_dropped_packet_is_told_of(vpc: Vpc, nodes: tuple[Node, Node], back_end: str) -> None:
+    """On a pod that it was for, with its peer and the policy; and what is read back is what was written."""
+    async with cluster(vpc, nodes, iptables=back_end) as made:
+        await nine(made)
+        made.policy("deny", DENY)
+        await made.in_force()
+        pods = {member.lease.pod for name, member in made.members.items() if member.node == 0 and name[0] == "x"}
+        events = await told(made, 1)
+        assert {event.about for event in events} <= pods
+        assert {event.reason for event in events} == {"NetworkPolicyDropped"}
+        peers = {f"from {name} ({member.lease.address}), port 8" for name, member in made.members.items()}
+        for event in events:
+            assert any(peer in event.message for peer in peers), event
+            assert event.message.endswith("dropped: isolated by x/deny, none of which allows it")
+        for enforcer in made.enforcers:
+            for site in enforcer._sites():
+                held, _ = site.place.observe()
+                assert site.held is not None
+                assert held.chains == site.held.chains
+
+
+def test_another_program_keeps_the_group(nodes: tuple[Node, Node]) -> None:
+    """Who came first has it; nobody is thrown out."""
+    with nflog.listener(names.POLICY_SAMPLE_GROUP, nodes[0].path), pytest.raises(OSError, match="not permitted"):
+        nflog.listener(names.POLICY_SAMPLE_GROUP, nodes[0].path)
