@@ -207,14 +207,13 @@ def _block(block: _Block, family: Family) -> tuple[Network | None, list[Network]
 
 
 def _nets(networks: Sequence[Network], excepted: Sequence[Network]) -> NetSet:
-    return NetSet(
-        tuple(
-            sorted(
-                {_element(part) for network in networks for part in _split(network)}
-                | {_element(network, nomatch=True) for network in excepted}
-            )
-        )
-    )
+    """A half of all addresses that is excepted as a whole is only that: a set holds a network once."""
+    parts = {part for network in networks for part in _split(network)}
+    elements = {
+        *map(_element, parts.difference(excepted)),
+        *(_element(network, nomatch=True) for network in excepted),
+    }
+    return NetSet(tuple(sorted(elements)))
 
 
 def _split(network: Network) -> Iterator[Network]:

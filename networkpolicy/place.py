@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import errno
 import socket
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from datapath import ipset, netns
+from datapath.command import run
 from datapath.ipset import Element, Set
 from datapath.netlink import Message, Netlink, NetlinkError
 from eniway import names
@@ -25,7 +25,6 @@ from networkpolicy.terms import Family, NetSet, PodSet, SetRef
 
 _NETLINK_NETFILTER: Final = 12
 _WAIT: Final = "5"
-_SECONDS: Final = 30
 _MOST: Final = 1 << 20
 _FAMILIES: Final[Mapping[Family, int]] = {4: socket.AF_INET, 6: socket.AF_INET6}
 _GONE: Final = {errno.ENOENT, errno.ENOTDIR, errno.EINVAL}
@@ -93,7 +92,7 @@ class Place:
     def observe(self) -> tuple[Held, Mapping[str, set[Element]]]:
         """Our rules and our sets, as they are."""
         with self._entered(), self._sets() as sets:
-            saved = self._run(f"{self._iptables}-save", "--counters", "-t", TABLE)
+            saved = run(f"{self._iptables}-save", "--counters", "-t", TABLE)
             held, self.counts = read(saved), counters.read(saved)
             found: dict[str, set[Element]] = {}
             for payload in sets.dump(ipset.list_sets()):
@@ -130,20 +129,7 @@ class Place:
             yield opened
 
     def _restore(self, text: str) -> None:
-        self._run(f"{self._iptables}-restore", "--noflush", "--wait", _WAIT, given=text)
-
-    def _run(self, *command: str, given: str = "") -> str:
-        try:
-            done = subprocess.run(
-                command, input=given, capture_output=True, text=True, check=True, timeout=_SECONDS, cwd="/"
-            )
-        except FileNotFoundError as error:
-            raise KernelError(f"{command[0]} is not installed") from error
-        except subprocess.CalledProcessError as error:
-            raise KernelError(f"{command[0]}: {error.stderr.strip()}") from error
-        except subprocess.TimeoutExpired as error:
-            raise KernelError(f"{command[0]} did not end within {_SECONDS} s") from error
-        return done.stdout
+        run(f"{self._iptables}-restore", "--noflush", "--wait", _WAIT, given=text)
 
 
 def _made(name: str, ref: SetRef, family: Family) -> Set:

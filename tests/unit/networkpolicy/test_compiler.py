@@ -92,3 +92,11 @@ def test_all_addresses_is_two_halves_where_there_are_exceptions_and_no_set_where
     assert [(element.prefix, element.nomatch) for element in term.peer.elements] == [(1, False), (8, True), (1, False)]
     (bare,) = compiled({"podSelector": {}, "ingress": [{"from": [{"ipBlock": whole}]}]}).of(Direction.INGRESS) or ()
     assert bare.peer is None
+
+
+def test_a_half_of_all_addresses_that_is_excepted_is_held_once() -> None:
+    """As an exception: in a set it would be one entry, and either may win."""
+    block = {"cidr": "0.0.0.0/0", "except": ["128.0.0.0/1"]}
+    (term,) = compiled({"podSelector": {}, "ingress": [{"from": [{"ipBlock": block}]}]}).of(Direction.INGRESS) or ()
+    assert isinstance(term.peer, NetSet)
+    assert [(element.address[0], element.nomatch) for element in term.peer.elements] == [(0, False), (128, True)]
