@@ -63,7 +63,11 @@ async def from_kubeconfig(path: Path | None) -> Connection:
     """The connection of the current context of a kubeconfig (``path``, or $KUBECONFIG, or ~/.kube/config)."""
     if path is not None and (found := plain(path)) is not None:
         return Connection(*found)
-    from kubernetes.aio import client, config  # noqa: PLC0415 -- half a second that only the command line pays
+    try:
+        from kubernetes.aio import client, config  # noqa: PLC0415 -- half a second that only the command line pays
+    except ImportError as error:
+        # It is not in the image: on a node there is no kubeconfig.
+        raise KubeError("this needs a kubeconfig: run it outside the cluster, not in a container of eniway") from error
 
     settings = client.Configuration()
     try:

@@ -160,7 +160,7 @@ async def _leave_node(books: _Books, told: Told) -> None:
     ]
     await leave_policies((), family=4)
     await asyncio.to_thread(leave_kernel, cards)
-    told("links, rules, routes, chains and sets: removed")
+    told("links, rules, routes, nftables table, chains and sets: removed")
 
 
 def _close_doors() -> None:
