@@ -12,10 +12,14 @@ only what few packets meet is left to them (firewall.py).
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
+from datapath import observe
 from datapath.borders import Borders
 from datapath.command import run
+from datapath.kernel import Kernel
+from datapath.state import Mark
 from eniway import names
 from eniway.errors import KernelError
 
@@ -59,15 +63,25 @@ class Marking:
     def __init__(self) -> None:
         self._written = ""
 
-    def ensure(self, borders: Borders) -> bool:
+    def ensure(self, kernel: Kernel, borders: Borders) -> bool:
         """Write the table unless it is as it was written; whether it was another. For one thread at a time.
 
-        How nft prints what it was given is nft's own affair: compared is what it printed before and after.
+        How nft prints what it was given is nft's own affair: compared is what it printed before and after. What the
+        script would not touch, a foreign chain or a map of another make, goes with the table, and the marks stay.
         """
         before = _listed()
         if before and before == self._written:
             return False
-        run("nft", "-f", "-", given=script(borders))
+        anew = f"delete table {_TABLE}\n{script(borders)}{_elements(observe.marks(kernel))}"
+        if before and self._written:
+            run("nft", "-f", "-", given=anew)
+        else:
+            try:
+                run("nft", "-f", "-", given=script(borders))
+            except KernelError:
+                if not before:
+                    raise
+                run("nft", "-f", "-", given=anew)
         self._written = _listed()
         return before != self._written
 
@@ -77,6 +91,11 @@ class Marking:
         if not there:
             return (f"nftables table {_TABLE} is missing",)
         return (f"nftables table {_TABLE} is not as planned",) if there != self._written else ()
+
+
+def _elements(marks: Collection[Mark]) -> str:
+    listed = ", ".join(f"{item.address} : {item.mark:#x}" for item in marks)
+    return f"add element {_TABLE} {names.NFT_SOURCES} {{ {listed} }}\n" if listed else ""
 
 
 def remove() -> None:

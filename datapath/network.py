@@ -340,7 +340,7 @@ def _start(primary: Card, borders: Borders, marking: Marking) -> tuple[int, bool
     """MTU of the primary card, and whether anything was changed."""
     with kernel.opened() as opened:
         link = _primary(opened, primary)
-        written = firewall.ensure(opened, primary.address, borders) | marking.ensure(borders)
+        written = marking.ensure(opened, borders) | firewall.ensure(opened, primary.address, borders)
         ops = _starting(opened, link, primary, borders)
         apply(opened, ops)
         return link.mtu, written or bool(ops)

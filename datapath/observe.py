@@ -193,8 +193,18 @@ def orphan(kernel: Kernel, key: LeaseKey) -> NetState:
 
 def members(kernel: Kernel) -> frozenset[Member | Mark]:
     """All members of all our sets, and the marks."""
-    payloads = kernel.sets.dump(nft.get_all())
-    return frozenset(_all_listed(kernel, _EVERY)) | {mark for payload in payloads for mark in nft.marks(payload)}
+    return frozenset(_all_listed(kernel, _EVERY)) | marks(kernel)
+
+
+def marks(kernel: Kernel) -> frozenset[Mark]:
+    """All of them; none where somebody took the map away."""
+    try:
+        payloads = kernel.sets.dump(nft.get_all())
+    except NetlinkError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return frozenset()
+    return frozenset(mark for payload in payloads for mark in nft.marks(payload))
 
 
 # --- parts

@@ -123,7 +123,9 @@ ENTRIES: Final[Mapping[Name, Entry]] = {
         "a card that the cloud no longer shows at this instance", Mend.CLOUD, "nothing more is handed out of it"
     ),
     Name.CARD_BACK: Entry("a card that was lost is at this instance again", Mend.CLOUD, "takes it back into service"),
-    Name.CARD_UNKNOWN: Entry("an ENI with this node's tags that the ledger lacks", Mend.CLOUD, "adopts it"),
+    Name.CARD_UNKNOWN: Entry(
+        "an ENI with this node's tags that the ledger lacks", Mend.CLOUD, "adopts it, or deletes one without a slot"
+    ),
     Name.ADDRESS_UNKNOWN: Entry("a card of ours has an address that the ledger lacks", Mend.CLOUD, "adopts it"),
     Name.ADDRESS_GONE: Entry("a free address that its card no longer has", Mend.CLOUD, "forgets it"),
     Name.POD_CUT_OFF: Entry(

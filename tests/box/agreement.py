@@ -357,7 +357,7 @@ def parse_map(listed: str) -> frozenset[str]:
 
 
 def parse_sets(saved: str) -> dict[str, frozenset[str]]:
-    """Members by set, of `ipset save`; extensions such as marks are left out."""
+    """Members by set, of `ipset save`."""
     found: dict[str, set[str]] = {name: set() for name in re.findall(r"^create (\S+)", saved, re.MULTILINE)}
     for name, member in re.findall(r"^add (\S+) (\S+)", saved, re.MULTILINE):
         found[name].add(member)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from datapath.network import Network
 from datapath.state import Mark, Member
 from eniway import names
 from eniway.errors import KernelError, NotReady
@@ -136,6 +137,42 @@ async def test_a_card_that_is_elsewhere_is_said_so(nodes: tuple[Node, Node]) -> 
     for parked in (False, True):
         with pytest.raises(NotReady, match="is not on this node"):
             await node.network.check_card(other.cards[1], parked=parked)
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        f"add chain ip {names.NFT_TABLE} theirs {{ type filter hook prerouting priority mangle; policy drop; }}",
+        f"add table ip {names.NFT_TABLE} {{ flags dormant; }}",
+    ],
+)
+async def test_what_others_put_into_our_table_goes_and_pods_keep_their_marks(
+    vpc: Vpc, nodes: tuple[Node, Node], foreign: str
+) -> None:
+    """In one transaction: no packet leaves unmarked in between."""
+    node, _ = nodes
+    lease = shared_lease(vpc, node, vpc.pod())
+    await node.network.attach(lease)
+    before = node.snapshot()
+    node.exec("nft", "-f", "-", given=foreign)
+    assert await start(node)
+    assert node.snapshot() == before
+    assert not await start(node)
+
+
+async def test_a_map_of_another_make_gives_way(vpc: Vpc, nodes: tuple[Node, Node]) -> None:
+    """What another release left is no reason not to start."""
+    node, _ = nodes
+    lease = shared_lease(vpc, node, vpc.pod())
+    await node.network.attach(lease)
+    before = node.snapshot()
+    node.exec("nft", "delete", "table", "ip", names.NFT_TABLE)
+    node.exec("nft", "add", "table", "ip", names.NFT_TABLE)
+    node.exec("nft", "add", "map", "ip", names.NFT_TABLE, names.NFT_SOURCES, "{ type mark : mark; }")
+    async with Network(path=node.path) as later:
+        await later.start(service_cidr=SERVICE_CIDR, primary=node.cards[0])
+        await later.repair(lease)
+    assert node.snapshot() == before
 
 
 def rules(node: Node) -> list[str]:

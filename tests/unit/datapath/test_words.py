@@ -26,8 +26,8 @@ FORWARD = Sysctl(path="net/ipv4/ip_forward", value="1")
             "address 10.0.0.7/32 of eth0 in the pod is missing",
         ),
         (
-            Add(Member(set="eniway-src", address=IPv4Address("10.0.0.7"))),
-            "member 10.0.0.7 of ipset eniway-src is missing",
+            Add(Member(set="eniway-pods", address=IPv4Address("10.0.0.7"))),
+            "member 10.0.0.7 of ipset eniway-pods is missing",
         ),
     ],
 )

@@ -110,7 +110,7 @@ def _first(world: World, kind: Kind) -> LeaseRecord | None:
 
 
 def chains_gone(world: World) -> tuple[World, set[Named]]:
-    return _kernel(world, node=("iptables chain ENIWAY-MARK is not as planned",)), {(Name.NODE_NETWORK, "node")}
+    return _kernel(world, node=("iptables chain ENIWAY-SNAT is not as planned",)), {(Name.NODE_NETWORK, "node")}
 
 
 def card_rule_gone(world: World) -> tuple[World, set[Named]]:
