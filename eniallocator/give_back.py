@@ -34,7 +34,7 @@ ROUND_SECONDS: Final = 2.0
 AGAIN_SECONDS: Final = 30.0
 """One that is Detaching or Deleting for so long is asked for once more."""
 UNSURE_SECONDS: Final = 10.0
-"""How long after nothing is left a call that was under way may still show, and how long answers may be beyond belief."""
+"""How long after nothing is left a call under way may still show, and how long answers may be beyond belief."""
 _MOST_ADDRESSES: Final = 32
 """UnassignPrivateIpAddresses takes no more at once."""
 _LATER: Final = (Busy, NotFound, Throttled, Transient, WrongState)
