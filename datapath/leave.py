@@ -8,12 +8,12 @@ Sysctls stay as they are: what they were before nobody knows, and others may rel
 from __future__ import annotations
 
 import errno
-import time
 from collections.abc import Collection, Iterator
 from typing import Final
 
-from datapath import firewall, ipset, kernel, marking, observe, rtnetlink
+from datapath import firewall, kernel, marking, observe, rtnetlink
 from datapath.apply import apply
+from datapath.destroy import destroy_patiently
 from datapath.diff import Remove, diff
 from datapath.kernel import Kernel
 from datapath.netlink import NetlinkError
@@ -23,9 +23,6 @@ from eniway import names
 from eniway.errors import KernelError
 from eniway.model import Card
 
-_ATTEMPTS: Final = 50
-_BUSY_SECONDS: Final = 0.1
-"""The kernel lets go of a set some time after the rule that looked into it has gone."""
 _EVERY_TABLE: Final = 0
 
 
@@ -43,7 +40,7 @@ def leave(cards: Collection[Card]) -> None:
             firewall.remove()
             marking.remove()
             for made in firewall.SETS:
-                _destroy(opened, made.name)
+                destroy_patiently(opened.sets, made.name)
     except OSError as error:
         raise KernelError(str(error)) from error
 
@@ -77,18 +74,3 @@ def _rest(opened: Kernel, card: Card) -> None:
         apply(opened, diff(observed, exclusive.home(card, name=link.name, mtu=link.mtu)))
         return
     apply(opened, diff(observed, NOTHING))
-
-
-def _destroy(opened: Kernel, name: str) -> None:
-    for _ in range(_ATTEMPTS):
-        try:
-            opened.sets.call(ipset.destroy(name))
-        except NetlinkError as error:
-            if error.errno == errno.ENOENT:
-                return
-            if error.errno != ipset.BUSY:
-                raise KernelError(f"ipset {name}: {error.strerror}") from error
-        else:
-            return
-        time.sleep(_BUSY_SECONDS)
-    raise KernelError(f"ipset {name}: a rule that is not ours looks into it: see `iptables-save | grep {name}`")

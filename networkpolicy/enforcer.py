@@ -43,8 +43,6 @@ _TIDY_SECONDS: Final = 0.1
 _UNTIDY_SECONDS: Final = 1.0
 """How long they stay at most."""
 _THREADS: Final = 3
-_BURIALS: Final = 20
-"""Attempts to take sets away that the kernel has not let go of yet."""
 
 
 @dataclass(slots=True)
@@ -374,7 +372,10 @@ class Enforcer:
 async def leave(
     leases: Iterable[Lease], *, family: Family, path: str | None = None, iptables: str = "iptables"
 ) -> None:
-    """Take every chain and set of ours away: on the node, and in the namespaces of its exclusive pods."""
+    """Take every chain and set of ours away: on the node, and in the namespaces of its exclusive pods.
+
+    KernelError, also where a rule that is not ours looks into a set: all but that is gone from its place.
+    """
     inside = [lease.netns for lease in leases if lease.kind is Kind.EXCLUSIVE]
     for place in [Place(where, family=family, iptables=iptables) for where in (path, *inside)]:
         with suppress(PlaceGone):
@@ -385,11 +386,7 @@ def _clear(place: Place) -> None:
     held, sets = place.observe()
     if change := repair(held, sets, EMPTY, {}):
         place.apply(change)
-        for _ in range(_BURIALS):
-            if place.is_clean:
-                return
-            time.sleep(_BURY_SECONDS)
-            place.bury()
+        place.bury_patiently()
 
 
 def _where(lease: Lease | None) -> str:

@@ -14,6 +14,7 @@ from typing import Final
 
 from datapath import ipset, netns
 from datapath.command import run
+from datapath.destroy import destroy, destroy_patiently
 from datapath.ipset import Element, Set
 from datapath.netlink import Message, Netlink, NetlinkError
 from eniway import names
@@ -84,10 +85,12 @@ class Place:
         """Whether nothing waits to be taken away."""
         return not self._doomed
 
-    def bury(self) -> None:
-        """Take away sets that the kernel would not let go of before: it frees rules some time after a commit."""
+    def bury_patiently(self) -> None:
+        """Take away sets that the kernel has not let go of yet. KernelError where a rule that is not ours holds one."""
         with self._entered(), self._sets() as sets:
-            self._bury(sets)
+            for name in tuple(self._doomed):
+                destroy_patiently(sets, name)
+                self._doomed.discard(name)
 
     def observe(self) -> tuple[Held, Mapping[str, set[Element]]]:
         """Our rules and our sets, as they are."""
@@ -103,14 +106,8 @@ class Place:
 
     def _bury(self, sets: Netlink) -> None:
         for name in tuple(self._doomed):
-            try:
-                sets.call(ipset.destroy(name))
-            except NetlinkError as error:
-                if error.errno == ipset.BUSY:
-                    continue
-                if error.errno != errno.ENOENT:
-                    raise KernelError(f"ipset {name}: {error.strerror}") from error
-            self._doomed.discard(name)
+            if destroy(sets, name):
+                self._doomed.discard(name)
 
     @contextmanager
     def _entered(self) -> Iterator[None]:

@@ -7,8 +7,8 @@ In this order, so that it may be broken off anywhere and begun again:
 3. the conflist, so that the runtime asks for nothing more, the relay, and our sockets;
 4. the kernel: links, rules, routes, chains, sets, cards;
 5. the cloud: ENIs, and addresses of the primary one;
-6. the files for the host's network services, which kept these from our cards until then;
-7. the ledger, if the cloud has all of it back: until then it knows what that is.
+6. if the cloud has all of it back, the files for the host's network services, which keep these from our cards until
+   then, and the ledger, which knows what that is.
 
 What stays: sysctls (what they were, nobody knows), empty folders, a source check of the primary ENI that routed pods
 had turned off, and what belongs to the cluster and not to the node, such as route entries.
@@ -97,10 +97,7 @@ async def uninstall(config: NodeConfig, told: Told) -> tuple[str, ...]:
             raise InUse(holders)
         await _leave_node(books, told)
         remains = await _leave_cloud(config, books, told)
-        await asyncio.to_thread(dropins.remove)
-        if not remains:
-            await asyncio.to_thread(_forget, path)
-            told("books: removed")
+        await asyncio.to_thread(_finish, path, remains, told)
     except OSError as error:
         raise NotReady(f"a file could not be removed: {error}") from error
     finally:
@@ -111,10 +108,13 @@ async def uninstall(config: NodeConfig, told: Told) -> tuple[str, ...]:
 
 
 async def _read(ledger: Ledger, metadata: Metadata) -> _Books:
-    """The ledger's word, unless it is of another instance; the metadata service is asked once a boot."""
+    """The ledger's word, unless it is of another instance; the metadata service is asked once a boot.
+
+    Only its answer counts then: the disk may be cloned from another instance, which lives on.
+    """
     noted = from_note(ledger.note(NOTE_IDENTITY), Identity)
     same_boot = ledger.note(NOTE_BOOT) == BOOT_ID.read_text(encoding="ascii").strip()
-    identity = noted if same_boot else await _identify(metadata) or noted
+    identity = noted if same_boot else await _identify(metadata)
     if noted is not None and identity is not None and noted.instance_id != identity.instance_id:
         return _Books(Contents(), identity, complete=False, forwards=False)
     return _Books(
@@ -175,19 +175,36 @@ async def _leave_cloud(config: NodeConfig, books: _Books, told: Told) -> tuple[s
     identity = books.identity
     if identity is None:
         return (f"ENIs tagged {names.TAG_CLUSTER}={config.cluster}: which instance this is could not be found out",)
-    primary = {eni.token for eni in books.contents.enis if eni.use is Use.PRIMARY}
-    owned = Possessions(
-        identity=identity,
-        tags={names.TAG_CLUSTER: config.cluster, names.TAG_INSTANCE: identity.instance_id},
-        addresses=frozenset(
-            address.address for address in books.contents.addresses if address.token in primary and not address.primary
-        ),
-        creating=any(eni.state is State.CREATING for eni in books.contents.enis),
-    )
+    owned = _possessions(books.contents, identity, cluster=config.cluster)
     clock, random = SystemClock(), Random()  # noqa: S311 -- spreads calls
     switch = await Switch.at(Path(names.SWITCH_FILE))
     async with open_cloud(config.cloud, region=identity.region, switch=switch, clock=clock, random=random) as cloud:
         return await give_back(cloud, owned, clock=clock, seconds=CLOUD_SECONDS, told=told)
+
+
+def _possessions(contents: Contents, identity: Identity, *, cluster: str) -> Possessions:
+    primary = {eni.token for eni in contents.enis if eni.use is Use.PRIMARY}
+    return Possessions(
+        identity=identity,
+        tags={names.TAG_CLUSTER: cluster, names.TAG_INSTANCE: identity.instance_id},
+        addresses=frozenset(
+            address.address for address in contents.addresses if address.token in primary and not address.primary
+        ),
+        enis=frozenset(eni.eni_id for eni in contents.enis if eni.use is not Use.PRIMARY and eni.eni_id is not None),
+        assigns={assign.token: assign.count for assign in contents.assigns if assign.eni in primary},
+        creating=any(eni.state is State.CREATING for eni in contents.enis),
+    )
+
+
+def _finish(path: Path, remains: Collection[str], told: Told, *, etc: Path = dropins.HOST_ETC) -> None:
+    """Cards that remain come up again with the next boot: they are kept from the host's network services still."""
+    if remains:
+        told("files for the host's network services, and books: kept, for what remains in the cloud")
+        return
+    dropins.remove(etc)
+    told("files for the host's network services: removed")
+    _forget(path)
+    told("books: removed")
 
 
 def _forget(path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from eniway.errors import KernelError
 from eniway.model import Kind, Lease
 from networkpolicy.enforcer import Enforcer, leave
 from networkpolicy.model import Model
@@ -44,6 +45,22 @@ async def test_leaving_leaves_what_was_there_before(vpc: Vpc, nodes: tuple[Node,
             leases = [member.lease for member in made.members.values() if member.node == number]
             await leave(leases, family=4, path=node.path)
         assert [state(where).splitlines() for where in places] == before
+
+
+async def test_leaving_tells_of_a_set_that_a_foreign_rule_looks_into(nine_pods: Cluster) -> None:
+    """It cannot be taken away; once that rule has gone it is."""
+    nine_pods.policy("p", DENY)
+    await nine_pods.in_force()
+    node = nine_pods.nodes[0]
+    name = next(line.split()[1] for line in state(node).splitlines() if line.startswith("create eniway-np-"))
+    rule = ("INPUT", "-m", "set", "--match-set", name, "src", "-j", "ACCEPT")
+    node.exec("iptables", "-A", *rule)
+    with pytest.raises(KernelError, match=name):
+        await leave((), family=4, path=node.path)
+    assert "ENIWAY-NP-" not in state(node)
+    node.exec("iptables", "-D", *rule)
+    await leave((), family=4, path=node.path)
+    assert "eniway-np-" not in state(node)
 
 
 async def test_without_policies_there_is_nothing_on_the_node(nine_pods: Cluster) -> None:

@@ -1,0 +1,35 @@
+"""Taking sets away: the kernel lets go of one some time after the rules that looked into it have gone."""
+
+from __future__ import annotations
+
+import errno
+import time
+from typing import Final
+
+from datapath import ipset
+from datapath.netlink import Netlink, NetlinkError
+from eniway.errors import KernelError
+
+_ATTEMPTS: Final = 50
+_BUSY_SECONDS: Final = 0.1
+
+
+def destroy(sets: Netlink, name: str) -> bool:
+    """Try once; whether there is no such set any more. False: something looks into it yet. KernelError."""
+    try:
+        sets.call(ipset.destroy(name))
+    except NetlinkError as error:
+        if error.errno == ipset.BUSY:
+            return False
+        if error.errno != errno.ENOENT:
+            raise KernelError(f"ipset {name}: {error.strerror}") from error
+    return True
+
+
+def destroy_patiently(sets: Netlink, name: str) -> None:
+    """Try for 5 s, in the calling thread. KernelError where something looks into the set still."""
+    for _ in range(_ATTEMPTS):
+        if destroy(sets, name):
+            return
+        time.sleep(_BUSY_SECONDS)
+    raise KernelError(f"ipset {name}: a rule that is not ours looks into it: see `iptables-save | grep {name}`")
