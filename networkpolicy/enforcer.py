@@ -56,6 +56,8 @@ class _Site:
     due: bool = False
     """It was told to have changed, or a while ago: it is read again."""
     error: KernelError | None = None
+    again: float = 0.0
+    """With an error: when it is tried again, and not before."""
     broken: frozenset[str] = frozenset()
     """Programs that the kernel refused; others stand in for them until all is read again."""
     stands: Held = field(default_factory=Held)
@@ -178,13 +180,8 @@ class Enforcer:
         """Follow the model until cancelled."""
         await self._ready.wait()
         while True:
-            pause: float | None = None
-            if any(site.error for site in self._sites()):
-                pause = _RETRY_SECONDS
-            if not all(site.is_clean for site in self._sites()):
-                pause = _BURY_SECONDS
             with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(self._pause()):
                     await self._wanted.wait()
             await self._turn()
 
@@ -192,6 +189,13 @@ class Enforcer:
         await self._ready.wait()
         if lease.key not in self.model.endpoints and lease.kind is Kind.EXCLUSIVE:
             self._pods[lease.key] = _Site(self._inside(lease), held=EMPTY)  # nobody was in there before
+    def _pause(self) -> float | None:
+        """Until a place has to be looked after, though nothing changes."""
+        now = asyncio.get_running_loop().time()
+        errors = [site.again - now for site in self._sites() if site.error is not None]
+        is_clean = all(site.is_clean for site in self._sites() if site.error is None)
+        return min([*errors, *([] if is_clean else [_BURY_SECONDS])], default=None)
+
         endpoint = self.model.attach(lease)
         self.wake()
         while endpoint.pod is None:
@@ -273,7 +277,11 @@ class Enforcer:
             members = {name: tuple(self.model.members(ref)) for name, ref in wanted.sets.items()}
             return self._guarded(site, self._repair(site, wanted, members, lease), lease)
         change = follow(site.held, site.stands, wanted, news, self.model.members)
-        if site.is_tidied(asyncio.get_running_loop().time()):
+        now = asyncio.get_running_loop().time()
+        if site.error is not None and now < site.again:
+            return None
+        if site.is_tidied(now):
+            site.due = False
             change = tidy(change, site.stands, wanted)
         if change or (site.untidy is None and not site.place.is_clean):
             return self._guarded(site, self._apply(site, change, wanted), lease)
@@ -344,17 +352,17 @@ class Enforcer:
     async def _guarded(self, site: _Site, work: Awaitable[Layout], lease: Lease | None) -> None:
         """One place's work; what fails is kept with it, and tried again after the place was read."""
         try:
-            held = await work
-        except PlaceGone as error:
-            site.held, site.untidy, site.error = None, None, error
+            site.held = await work
         except KernelError as error:
-            metrics.POLICY_FAILURES.labels("kernel").inc()
-            _log.error("policies are not in force", where=_where(lease), error=str(error))
+            if not isinstance(error, PlaceGone):
+                metrics.POLICY_FAILURES.labels("kernel").inc()
+                _log.error("policies are not in force", where=_where(lease), error=str(error))
             site.held, site.untidy, site.error = None, None, error
         else:
-            site.held, site.due, site.error = held, False, None
+            site.error = None
 
     async def _thread(self, work: Callable[[], _T]) -> _T:
+            site.again = asyncio.get_running_loop().time() + _RETRY_SECONDS
         """``work`` in a thread; a cancelled caller waits for it."""
         future = asyncio.get_running_loop().run_in_executor(self._threads, work)
         try:
