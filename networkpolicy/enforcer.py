@@ -29,7 +29,7 @@ from networkpolicy.index import Change as Members
 from networkpolicy.model import Endpoint, Model
 from networkpolicy.place import Place, PlaceGone
 from networkpolicy.render import EMPTY, Layout
-from networkpolicy.terms import Family, set_name
+from networkpolicy.terms import Direction, Family, set_name
 
 _T = TypeVar("_T")
 _log = log.get(__name__)
@@ -120,6 +120,10 @@ class Enforcer:
 
     # -- told from outside
 
+    async def refuses_samples(self) -> bool:
+        """Whether this kernel takes rules, but none that samples what is dropped."""
+        return await self._thread(lambda: self._node.place.refuses(render.sample(Direction.INGRESS)))
+
     def start(self, leases: Iterable[Lease], *, nodes: Sequence[IPv4Address | IPv6Address]) -> None:
         """Every object is known now, and ``leases`` are this node's pods."""
         self._nodes = tuple(nodes)
@@ -185,10 +189,6 @@ class Enforcer:
                     await self._wanted.wait()
             await self._turn()
 
-    async def _prepare(self, lease: Lease) -> None:
-        await self._ready.wait()
-        if lease.key not in self.model.endpoints and lease.kind is Kind.EXCLUSIVE:
-            self._pods[lease.key] = _Site(self._inside(lease), held=EMPTY)  # nobody was in there before
     def _pause(self) -> float | None:
         """Until a place has to be looked after, though nothing changes."""
         now = asyncio.get_running_loop().time()
@@ -196,6 +196,10 @@ class Enforcer:
         is_clean = all(site.is_clean for site in self._sites() if site.error is None)
         return min([*errors, *([] if is_clean else [_BURY_SECONDS])], default=None)
 
+    async def _prepare(self, lease: Lease) -> None:
+        await self._ready.wait()
+        if lease.key not in self.model.endpoints and lease.kind is Kind.EXCLUSIVE:
+            self._pods[lease.key] = _Site(self._inside(lease), held=EMPTY)  # nobody was in there before
         endpoint = self.model.attach(lease)
         self.wake()
         while endpoint.pod is None:
@@ -273,15 +277,15 @@ class Enforcer:
         self, site: _Site, wanted: Layout, news: Mapping[str, Members], lease: Lease | None
     ) -> Coroutine[None, None, None] | None:
         """What there is to do at a place."""
-        if site.held is None or site.due:
-            members = {name: tuple(self.model.members(ref)) for name, ref in wanted.sets.items()}
-            return self._guarded(site, self._repair(site, wanted, members, lease), lease)
-        change = follow(site.held, site.stands, wanted, news, self.model.members)
         now = asyncio.get_running_loop().time()
         if site.error is not None and now < site.again:
             return None
-        if site.is_tidied(now):
+        if site.held is None or site.due:
             site.due = False
+            members = {name: tuple(self.model.members(ref)) for name, ref in wanted.sets.items()}
+            return self._guarded(site, self._repair(site, wanted, members, lease), lease)
+        change = follow(site.held, site.stands, wanted, news, self.model.members)
+        if site.is_tidied(now):
             change = tidy(change, site.stands, wanted)
         if change or (site.untidy is None and not site.place.is_clean):
             return self._guarded(site, self._apply(site, change, wanted), lease)
@@ -358,11 +362,11 @@ class Enforcer:
                 metrics.POLICY_FAILURES.labels("kernel").inc()
                 _log.error("policies are not in force", where=_where(lease), error=str(error))
             site.held, site.untidy, site.error = None, None, error
+            site.again = asyncio.get_running_loop().time() + _RETRY_SECONDS
         else:
             site.error = None
 
     async def _thread(self, work: Callable[[], _T]) -> _T:
-            site.again = asyncio.get_running_loop().time() + _RETRY_SECONDS
         """``work`` in a thread; a cancelled caller waits for it."""
         future = asyncio.get_running_loop().run_in_executor(self._threads, work)
         try:
