@@ -24,13 +24,18 @@ LABELS: tuple[dict[str, str], ...] = (
 )
 
 
+PEER: dict[str, Any] = {
+    "podSelector": {"matchLabels": {"pod": "b"}},
+    "ingress": [{"from": [{"podSelector": {"matchLabels": {"target": "web"}}}]}],
+}
+"""Lets the pod into another; without it the node has no rule at all while no policy selects the pod."""
+
+
 def policies(made: Cluster) -> None:
-    """By label of the pod that changes: of its own, and of a peer that lets it in."""
-    web: list[Any] = [{"podSelector": {"matchLabels": {"target": "web"}}}]
+    """By label of the pod that changes."""
     made.policy("isolated", {"podSelector": {"matchLabels": {"target": "isolated"}}, "policyTypes": ["Ingress"]})
     made.policy("web", {"podSelector": {"matchLabels": {"target": "web"}}, "ingress": [{"ports": [{"port": 80}]}]})
     made.policy("out", {"podSelector": {"matchLabels": {"side": "out"}}, "policyTypes": ["Egress"]})
-    made.policy("peer", {"podSelector": {"matchLabels": {"pod": "b"}}, "ingress": [{"from": web}]})
 
 
 @pytest.mark.parametrize("kind", list(Kind))
@@ -73,6 +78,10 @@ async def test_the_last_labels_decide(
                     await under_way.wait()
                 case _:
                     pass
+            if random.random() < 0.3:
+                made.policy("peer", PEER)
+            elif random.random() < 0.3:
+                made.no_policy("peer")
             told = random.choice([labels for labels in LABELS if labels != told])
             made.relabel("x/a", told)
             await made.in_force()
