@@ -187,8 +187,8 @@ class NodeConfig(_Strict, frozen=True):
     policy_counters: bool = False
     """Count by policy what it lets pass, in a metric that has each policy's name as a label."""
     policy_drop_events: bool = True
-    """Tell by Events on pods what NetworkPolicy drops, by samples: of a pod at most one a minute and direction. Needs
-    the kernel's targets NFLOG and limit."""
+    """Tell by Events on pods what NetworkPolicy drops, by samples: of a pod at most one a minute and direction. Where
+    the kernel refuses NFLOG or limit, nothing is told, which the log says once."""
     sweep_seconds: Annotated[float, msgspec.Meta(ge=1)] = 60.0
     """How often books, kernel and cloud are compared when nothing else asks for it."""
     metrics_address: str = ":9530"

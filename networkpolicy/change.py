@@ -129,6 +129,8 @@ def lead(stands: Held, wanted: Layout) -> tuple[str, Held] | None:
     lines += (f"-A {chain} {rule}" for chain, filled in anew.items() for rule in filled)
     chains = {**stands.chains, **anew}
     for chain in wanted.chains.keys() - anew.keys():
+        if stands.chains[chain] == wanted.chains[chain]:
+            continue
         grown = _grown(stands.chains[chain], wanted.chains[chain])
         if grown is None:
             return None

@@ -6,6 +6,7 @@ of Events: of each pod and direction one a minute, of a node ``MOST`` at once an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Final
@@ -51,15 +52,25 @@ class Drop:
         return f"{_NAMES.get(self.protocol, f'protocol {self.protocol}')} {way} {where}{at} {verb}: {isolated}"
 
 
-def judge(model: Model, logged: Logged) -> Drop | None:
-    """Whose packet it was and what the engine says of it now; None: it is of no pod of this node, or allowed by now."""
+def ends(model: Model) -> Mapping[bytes, Endpoint]:
+    """Pods of this node by each of their addresses, packed."""
+    leases = [(endpoint.lease, endpoint) for endpoint in model.endpoints.values()]
+    services = {lease.service_address.packed: endpoint for lease, endpoint in leases if lease.service_address}
+    return services | {lease.address.packed: endpoint for lease, endpoint in leases}
+
+
+def judge(model: Model, local_ends: Mapping[bytes, Endpoint], logged: Logged) -> Drop | None:
+    """Whose packet it was and what the engine says of it now; None: it is of no pod of this node, or allowed by now.
+
+    ``local_ends``: of now, for all packets that are judged together.
+    """
     if logged.prefix not in _DIRECTIONS:
         return None
     direction, audit = _DIRECTIONS[logged.prefix]
     local, peer = logged.source, logged.destination
     if direction is Direction.INGRESS:
         local, peer = peer, local
-    endpoint = _endpoint(model, local)
+    endpoint = local_ends.get(local.packed)
     program = endpoint.programs.get(direction) if endpoint else None
     if endpoint is None or program is None or program.audit != audit:
         return None
@@ -74,15 +85,6 @@ def judge(model: Model, logged: Logged) -> Drop | None:
         return None
     policies = tuple(policy.key for policy in program.policies)
     return Drop(endpoint.lease.key, endpoint.lease.pod, direction, peer, logged.protocol, logged.port, policies, audit)
-
-
-def _endpoint(model: Model, address: IPv4Address) -> Endpoint | None:
-    found = (
-        endpoint
-        for endpoint in model.endpoints.values()
-        if address in {endpoint.lease.address, endpoint.lease.service_address}
-    )
-    return next(found, None)
 
 
 @dataclass(slots=True)

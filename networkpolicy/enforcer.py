@@ -29,7 +29,7 @@ from networkpolicy.index import Change as Members
 from networkpolicy.model import Endpoint, Model
 from networkpolicy.place import Place, PlaceGone
 from networkpolicy.render import EMPTY, Layout
-from networkpolicy.terms import Family, set_name
+from networkpolicy.terms import Direction, Family, set_name
 
 _T = TypeVar("_T")
 _log = log.get(__name__)
@@ -54,6 +54,8 @@ class _Site:
     due: bool = False
     """It was told to have changed, or a while ago: it is read again."""
     error: KernelError | None = None
+    again: float = 0.0
+    """With an error: when it is tried again, and not before."""
     broken: frozenset[str] = frozenset()
     """Programs that the kernel refused; others stand in for them until all is read again."""
     stands: Held = field(default_factory=Held)
@@ -116,6 +118,10 @@ class Enforcer:
 
     # -- told from outside
 
+    async def refuses_samples(self) -> bool:
+        """Whether this kernel takes rules, but none that samples what is dropped."""
+        return await self._thread(lambda: self._node.place.refuses(render.sample(Direction.INGRESS)))
+
     def start(self, leases: Iterable[Lease], *, nodes: Sequence[IPv4Address | IPv6Address]) -> None:
         """Every object is known now, and ``leases`` are this node's pods."""
         self._nodes = tuple(nodes)
@@ -176,15 +182,17 @@ class Enforcer:
         """Follow the model until cancelled."""
         await self._ready.wait()
         while True:
-            pause: float | None = None
-            if any(site.error for site in self._sites()):
-                pause = _RETRY_SECONDS
-            if not all(site.is_clean for site in self._sites()):
-                pause = _BURY_SECONDS
             with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(self._pause()):
                     await self._wanted.wait()
             await self._turn()
+
+    def _pause(self) -> float | None:
+        """Until a place has to be looked after, though nothing changes."""
+        now = asyncio.get_running_loop().time()
+        errors = [site.again - now for site in self._sites() if site.error is not None]
+        is_clean = all(site.is_clean for site in self._sites() if site.error is None)
+        return min([*errors, *([] if is_clean else [_BURY_SECONDS])], default=None)
 
     async def _prepare(self, lease: Lease) -> None:
         await self._ready.wait()
@@ -267,11 +275,15 @@ class Enforcer:
         self, site: _Site, wanted: Layout, news: Mapping[str, Members], lease: Lease | None
     ) -> Coroutine[None, None, None] | None:
         """What there is to do at a place."""
+        now = asyncio.get_running_loop().time()
+        if site.error is not None and now < site.again:
+            return None
         if site.held is None or site.due:
+            site.due = False
             members = {name: tuple(self.model.members(ref)) for name, ref in wanted.sets.items()}
             return self._guarded(site, self._repair(site, wanted, members, lease), lease)
         change = follow(site.held, site.stands, wanted, news, self.model.members)
-        if site.is_tidied(asyncio.get_running_loop().time()):
+        if site.is_tidied(now):
             change = tidy(change, site.stands, wanted)
         if change or (site.untidy is None and not site.place.is_clean):
             return self._guarded(site, self._apply(site, change, wanted), lease)
@@ -342,15 +354,15 @@ class Enforcer:
     async def _guarded(self, site: _Site, work: Awaitable[Layout], lease: Lease | None) -> None:
         """One place's work; what fails is kept with it, and tried again after the place was read."""
         try:
-            held = await work
-        except PlaceGone as error:
-            site.held, site.untidy, site.error = None, None, error
+            site.held = await work
         except KernelError as error:
-            metrics.POLICY_FAILURES.labels("kernel").inc()
-            _log.error("policies are not in force", where=_where(lease), error=str(error))
+            if not isinstance(error, PlaceGone):
+                metrics.POLICY_FAILURES.labels("kernel").inc()
+                _log.error("policies are not in force", where=_where(lease), error=str(error))
             site.held, site.untidy, site.error = None, None, error
+            site.again = asyncio.get_running_loop().time() + _RETRY_SECONDS
         else:
-            site.held, site.due, site.error = held, False, None
+            site.error = None
 
     async def _thread(self, work: Callable[[], _T]) -> _T:
         """``work`` in a thread; a cancelled caller waits for it."""

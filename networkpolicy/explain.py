@@ -70,5 +70,5 @@ def _end(model: Model, text: str) -> _End:
         raise InvalidRequest(f"{text!r}: expected an address, or namespace/name of a pod") from error
     if address.version != model.family:
         raise InvalidRequest(f"{text}: expected an address of IPv{model.family}")
-    pod = model.pod_at(address.packed)
+    pod = model.pod_at(address.packed, model.each_pod())
     return _End(f"{pod.namespace}/{pod.name}" if pod else text, address.packed, pod)

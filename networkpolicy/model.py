@@ -63,10 +63,9 @@ class Model:
 
     def __init__(self, family: Family, *, fail_open: bool = False, sampled: bool = False) -> None:
         self.family: Final = family
-        self._unseen: Mapping[Direction, Program] = (
-            {} if fail_open else {way: Program(way, (), sampled=sampled) for way in Direction}
-        )
-        self._sampled = sampled
+        self.sampled = sampled
+        """May be changed as long as nothing was told."""
+        self._fail_open = fail_open
         self._keeper = Keeper(family)
         self._pods: defaultdict[str, dict[str, Pod]] = defaultdict(dict)
         self._spaces: dict[str, _Space] = {}
@@ -108,7 +107,7 @@ class Model:
         for direction in Direction:
             isolating = tuple(policy for policy in chosen if policy.of(direction) is not None)
             if isolating:
-                program = Program(direction, isolating, audit, self._sampled)
+                program = Program(direction, isolating, audit, self.sampled)
                 programs[direction] = self._programs.setdefault(program.key, program)
         return programs
 
@@ -121,10 +120,14 @@ class Model:
             for pod in self._candidates(ref)
         )
 
-    def pod_at(self, address: bytes, namespace: str | None = None) -> Pod | None:
-        """The pod that has an address; looks through all of them, or of those of a namespace."""
-        spaces = self._pods.values() if namespace is None else [self._pods.get(namespace, {})]
-        return next((pod for pods in spaces for pod in pods.values() if address in self._addresses(pod)), None)
+    def each_pod(self) -> Iterator[Pod]:
+        """Every pod; what comes or goes meanwhile may be among them or not."""
+        for namespace in list(self._pods):
+            yield from list(self._pods.get(namespace, {}).values())
+
+    def pod_at(self, address: bytes, among: Iterable[Pod]) -> Pod | None:
+        """The first of some pods that has an address."""
+        return next((pod for pod in among if address in self._addresses(pod)), None)
 
     def take(self) -> Delta:
         """What changed since the last call."""
@@ -291,7 +294,11 @@ class Model:
     def _reprogram(self, endpoint: Endpoint) -> None:
         """Find the programs of an endpoint anew."""
         pod = endpoint.pod
-        self._set_programs(endpoint, self._unseen if pod is None else self.programs(pod))
+        self._set_programs(endpoint, self._unseen() if pod is None else self.programs(pod))
+
+    def _unseen(self) -> Mapping[Direction, Program]:
+        """Programs of a pod that no object was seen of."""
+        return {} if self._fail_open else {way: Program(way, (), sampled=self.sampled) for way in Direction}
 
     def _set_programs(self, endpoint: Endpoint, programs: Mapping[Direction, Program]) -> None:
         before, endpoint.programs = endpoint.programs, programs

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
 
 from datapath import ipset, netns
@@ -21,13 +21,14 @@ from eniway import names
 from eniway.errors import KernelError
 from networkpolicy import counters
 from networkpolicy.change import TABLE, Change, Held, read, rules
-from networkpolicy.render import Chains, Layout
+from networkpolicy.render import EMPTY, Chains, Layout
 from networkpolicy.terms import Family, NetSet, PodSet, SetRef
 
 _NETLINK_NETFILTER: Final = 12
 _WAIT: Final = "5"
 _MOST: Final = 1 << 20
 _FAMILIES: Final[Mapping[Family, int]] = {4: socket.AF_INET, 6: socket.AF_INET6}
+_PLAIN, _PROBE = f"{names.POLICY_CHAIN_PREFIX}PLAIN", f"{names.POLICY_CHAIN_PREFIX}PROBE"
 _GONE: Final = {errno.ENOENT, errno.ENOTDIR, errno.EINVAL}
 """What opening and entering a namespace says when its last user has left it."""
 
@@ -79,6 +80,15 @@ class Place:
                 except KernelError:
                     found.add(chain)
         return frozenset(found)
+
+    def refuses(self, rule: str) -> bool:
+        """Whether the kernel takes a chain, but not with this rule in it. Of both nothing is left."""
+        tried = {_PLAIN: (), _PROBE: (rule,)}
+        refused = self.refused(tried)
+        taken = Held((), {chain: lines for chain, lines in tried.items() if chain not in refused})
+        with self._entered(), suppress(KernelError):  # a repair finds it
+            self._restore(rules(taken, EMPTY))
+        return refused == {_PROBE}
 
     @property
     def is_clean(self) -> bool:

@@ -235,11 +235,20 @@ def _multiports(ranges: Iterable[tuple[int, int]]) -> Iterator[list[str]]:
 
 def _end(program: Program) -> Iterator[str]:
     """What becomes of a packet that no term is about: dropped, or logged and passed; samples are logged either way."""
-    prefix = f"{names.POLICY_LOG_PREFIX}{'audit' if program.audit else 'drop'} {program.direction.lower()}"
-    log = f'-j NFLOG --nflog-prefix "{prefix}" --nflog-group'
     if program.sampled:
-        yield f"{_SAMPLE_RATE} {log} {names.POLICY_SAMPLE_GROUP}"
+        yield sample(program.direction, audit=program.audit)
+    log = _log(program.direction, audit=program.audit)
     yield f"{_LOG_RATE} {log} {names.POLICY_LOG_GROUP}" if program.audit else "-j DROP"
+
+
+def sample(direction: Direction, *, audit: bool = False) -> str:
+    """The rule that logs a few of the packets that no term is about."""
+    return f"{_SAMPLE_RATE} {_log(direction, audit=audit)} {names.POLICY_SAMPLE_GROUP}"
+
+
+def _log(direction: Direction, *, audit: bool) -> str:
+    prefix = f"{names.POLICY_LOG_PREFIX}{'audit' if audit else 'drop'} {direction.lower()}"
+    return f'-j NFLOG --nflog-prefix "{prefix}" --nflog-group'
 
 
 def _host(address: Address) -> str:

@@ -10,15 +10,18 @@ import asyncio
 import socket
 from collections.abc import Callable
 from ipaddress import IPv4Address
+from itertools import islice
 from typing import Final
 
 from datapath import nflog
 from eniway import log, metrics, names
 from eniway.kube.events import Event
-from networkpolicy.drops import Drop, Pace, judge
+from networkpolicy.drops import Drop, Pace, ends, judge
 from networkpolicy.model import Model
 
 _log = log.get(__name__)
+_PORTION: Final = 500
+"""Pods that are looked at in half a millisecond."""
 _AGAIN_SECONDS: Final = 60.0
 """Between attempts to have the group, when another program has it."""
 
@@ -62,17 +65,19 @@ class DropEvents:
 
     def _receive(self, listening: socket.socket) -> None:
         now = asyncio.get_running_loop().time()
+        local_ends = ends(self._model)
         for logged in nflog.receive(listening):
-            drop = judge(self._model, logged)
+            drop = judge(self._model, local_ends, logged)
             if drop is not None:
                 metrics.POLICY_DROPS.labels("audit" if drop.audit else "drop").inc()
                 if self._pace.allows(drop, now):
                     self._due.put_nowait(drop)
 
     async def _name(self, address: IPv4Address) -> str | None:
-        """namespace/name of the pod at an address; the loop goes on between namespaces."""
-        for namespace in sorted(self._model.namespaces()):
-            if (pod := self._model.pod_at(address.packed, namespace)) is not None:
+        """namespace/name of the pod at an address; the loop goes on between portions of all pods."""
+        pods = self._model.each_pod()
+        while portion := list(islice(pods, _PORTION)):
+            if (pod := self._model.pod_at(address.packed, portion)) is not None:
                 return f"{pod.namespace}/{pod.name}"
             await asyncio.sleep(0)
         return None

@@ -84,7 +84,6 @@ class Policies:
         self._tell = tell
         self._random = random
         self.model = Model(4, fail_open=config.policy_fail_open, sampled=config.policy_drop_events)
-        self._drops = DropEvents(self.model, tell=tell) if config.policy_drop_events else None
         self.enforcer = Enforcer(
             self.model,
             fail_open=config.policy_fail_open,
@@ -106,12 +105,15 @@ class Policies:
         watches = feed.watches(
             self._client, self.model, changed=self.enforcer.wake, local=self._seen, random=self._random
         )
+        if self.model.sampled and await self.enforcer.refuses_samples():
+            _log.warning("what policies drop is not told of: the kernel refuses rules with NFLOG and limit")
+            self.model.sampled = False
         async with asyncio.TaskGroup() as group:
             for watch in watches:
                 group.create_task(watch.run())
             group.create_task(self._write())
-            if self._drops is not None:
-                group.create_task(self._drops.run())
+            if self.model.sampled:
+                group.create_task(DropEvents(self.model, tell=self._tell).run())
             for watch in watches:
                 await watch.synced()
             self.enforcer.start(self._leases(), nodes=[node])

@@ -10,8 +10,11 @@ from datapath import nflog
 from eniway import names
 from eniway.kube.events import Event
 from eniway.node.drops import DropEvents
+from networkpolicy.enforcer import Enforcer
+from networkpolicy.model import Model
 from tests.netns.datapath.fabric import Node, Vpc
 from tests.netns.networkpolicy.cluster import Cluster, cluster, nine
+from tests.netns.networkpolicy.test_hands import state
 
 DENY = {"podSelector": {}, "policyTypes": ["Ingress"]}
 
@@ -58,6 +61,32 @@ async def test_a_dropped_packet_is_told_of(vpc: Vpc, nodes: tuple[Node, Node], b
                 held, _ = site.place.observe()
                 assert site.held is not None
                 assert held.chains == site.held.chains
+
+
+async def test_a_kernel_that_cannot_sample_enforces_all_the_same(
+    vpc: Vpc, nodes: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found out before any program is written, and nothing is left of the attempt."""
+    async with cluster(vpc, nodes) as made:
+        before = [state(node) for node in nodes]
+        assert not any([await enforcer.refuses_samples() for enforcer in made.enforcers])
+        monkeypatch.setattr(names, "POLICY_SAMPLE_GROUP", 1 << 16)  # no group of NFLOG
+        assert all([await enforcer.refuses_samples() for enforcer in made.enforcers])
+        assert [state(node) for node in nodes] == before
+        for enforcer in made.enforcers:
+            enforcer.model.sampled = False
+        await nine(made)
+        made.policy("deny", DENY)
+        await made.in_force()
+        assert not any(site.broken for enforcer in made.enforcers for site in enforcer._sites())
+        made.verify()
+
+
+async def test_where_no_rule_is_taken_it_is_not_for_the_samples(nodes: tuple[Node, Node]) -> None:
+    """Such as on a node whose programs are missing for now."""
+    enforcer = Enforcer(Model(4, sampled=True), path=nodes[0].path, iptables="iptables-none")
+    assert not await enforcer.refuses_samples()
+    enforcer.close()
 
 
 def test_another_program_keeps_the_group(nodes: tuple[Node, Node]) -> None:

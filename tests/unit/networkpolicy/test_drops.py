@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import IPv4Address
 
+from datapath.nflog import Logged
+from eniway import names
 from eniway.model import ContainerId, LeaseKey, PodRef, PodUid
-from networkpolicy.drops import MOST, REFILL_SECONDS, Drop, Pace
+from networkpolicy.drops import MOST, REFILL_SECONDS, Drop, Pace, ends, judge
+from networkpolicy.model import Model
 from networkpolicy.terms import Direction
+from tests.property.networkpolicy.worlds import lease, pod
 
 DROP = Drop(
     LeaseKey("eniway", ContainerId("c0"), "eth0"),
@@ -53,3 +57,17 @@ def test_the_text_says_from_where_to_which_port_and_why() -> None:
         " none of which allows it"
     )
     assert replace(DROP, policies=()).text(None).endswith("the pod's own object is not known yet")
+
+
+def test_a_packet_is_its_pod_s_by_either_address() -> None:
+    """That of the card and that towards Services; one of a pod elsewhere is of nobody here."""
+    model = Model(4)
+    for name, address in (("a", "10.0.0.1"), ("b", "10.0.0.2")):
+        made = pod("x", name, uid=name, labels={}, spec={}, phase="Running", ips=[address])
+        model.attach(lease(made, address, service="172.16.0.9" if name == "b" else None))
+    prefix = f"{names.POLICY_LOG_PREFIX}drop egress"
+    found = [
+        judge(model, ends(model), Logged(prefix, IPv4Address(source), IPv4Address("192.0.2.1"), 6, 80))
+        for source in ("10.0.0.1", "10.0.0.2", "172.16.0.9", "10.0.0.3")
+    ]
+    assert [drop and drop.pod.name for drop in found] == ["a", "b", "b", None]
