@@ -73,10 +73,11 @@ tour: box ## the tour's commands; eniway upgraded, deleted and applied again und
 matrix: box ## who reaches whom by which path, in boxes with kube-proxy in both its modes
 	@$(BIN)/python -m tests.conformance.matrix
 
+PICTURES ?= build/pictures
 .PHONY: dashboards
-dashboards: box ## every query of every panel and rule, asked of a real Prometheus in a box under load
+dashboards: box ## every query of every panel and rule, asked of a real Prometheus in a box under load: PICTURES=docs/pictures
 	@make/prometheus build/prometheus
-	@$(BIN)/python -m tests.dashboards build/prometheus/usr/bin
+	@$(BIN)/python -m tests.dashboards build/prometheus/usr/bin --pictures $(PICTURES)
 
 STEPS ?= 10000
 soak: box ## pods come and go while daemons die, an allocator under every fault of the cloud: STEPS=10000

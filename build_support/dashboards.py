@@ -324,31 +324,36 @@ _NODES: Final = {
 }
 
 
+def rows(panels: Sequence[Panel]) -> list[tuple[Panel, ...]]:
+    """Two beside each other; a wide panel alone."""
+    found: list[tuple[Panel, ...]] = []
+    for panel in panels:
+        if found and len(found[-1]) == 1 and not found[-1][0].wide and not panel.wide:
+            found[-1] += (panel,)
+        else:
+            found.append((panel,))
+    return found
+
+
 def _panels(panels: Sequence[Panel]) -> list[dict[str, Any]]:
-    """Two columns; a wide panel takes both."""
-    made, column, row = [], 0, 0
-    for number, panel in enumerate(panels, 1):
-        if panel.wide and column:
-            column, row = 0, row + 8
-        made.append(
-            {
-                "id": number,
-                "type": "timeseries",
-                "title": panel.title,
-                "description": panel.meaning,
-                "datasource": {"type": "prometheus", "uid": "${datasource}"},
-                "gridPos": {"h": 8, "w": 24 if panel.wide else 12, "x": column, "y": row},
-                "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
-                "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
-                "targets": [
-                    {"refId": chr(ord("A") + place), "expr": query.expr, "legendFormat": query.legend}
-                    for place, query in enumerate(panel.queries)
-                ],
-            }
-        )
-        column = 0 if panel.wide or column else 12
-        row += 0 if column else 8
-    return made
+    placed = [(panel, row, column) for row, beside in enumerate(rows(panels)) for column, panel in enumerate(beside)]
+    return [
+        {
+            "id": number,
+            "type": "timeseries",
+            "title": panel.title,
+            "description": panel.meaning,
+            "datasource": {"type": "prometheus", "uid": "${datasource}"},
+            "gridPos": {"h": 8, "w": 24 if panel.wide else 12, "x": 12 * column, "y": 8 * row},
+            "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
+            "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
+            "targets": [
+                {"refId": chr(ord("A") + place), "expr": query.expr, "legendFormat": query.legend}
+                for place, query in enumerate(panel.queries)
+            ],
+        }
+        for number, (panel, row, column) in enumerate(placed, 1)
+    ]
 
 
 def files() -> dict[str, str]:
