@@ -80,7 +80,7 @@ def test_an_instance_released_with_pods_on_it_leaves_neither_enis_nor_its_route(
 
         def remains() -> list[str]:
             known = enis(api)
-            wrong = [f"{found.id} of the lost instance is there" for found in known if mine <= found.tags]
+            wrong = [f"{found} of the lost instance is there" for found in known if mine <= found.tags]
             return wrong + [f"a route leads to {lost.instance_id}"] * (lost.instance_id in routes())
 
         hold.settles(remains, seconds=hold.PATIENCE)
