@@ -6,8 +6,9 @@ time is from the start of the process to the end of a CNI ADD by the installed r
 socket accepts.
 
 kubelet's back-off is not part of it: the daemon's container waits instead of being the daemon, and the daemon is
-started in its namespaces, with its environment. Pods are namespaces with leases, made by ADD and nobody's in the API
-server, so policies are off: with them, an ADD waits until the API server tells of its pod.
+started in its namespaces, with its environment, yet as full root and outside its cgroup. Pods are namespaces with
+leases, made by ADD and nobody's in the API server, so policies are off: with them, an ADD waits until the API server
+tells of its pod.
 """
 
 from __future__ import annotations
