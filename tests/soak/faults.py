@@ -87,7 +87,7 @@ def _fault(random: Random, vswitches: Sequence[str]) -> Fault:
             Fault("metadata-lag", ("seconds=30",)),
             Fault("throttle", (f"target={call}", "per_minute=1", "count=20")),
             Fault("vswitch-empty", (f"target={random.choice(vswitches)}",)),
-            Fault("error", ("target=*", *expired, "count=10")),
+            Fault("error", ("target=*", *expired, "count=4")),
             Fault("error", (f"target={call}", "code=ServiceUnavailable", "status=503", count)),
         ]
     )
