@@ -19,7 +19,7 @@ from demo import inside
 from demo.box import Box
 from demo.kube import Kube, Object
 from demo.probe import wait_for_kube_proxy
-from tests.bench import bandwidth, operator_resync, packet, start, wire
+from tests.bench import bandwidth, operator_resync, packet, restart, start, wire
 from tests.bench.figures import LEAST_ROUNDS, Figure, median_of_ratios, rotated, table
 from tests.bench.vxlan import overlay
 from tests.bench.wire import Place
@@ -45,6 +45,7 @@ def main() -> int:
         "box": bench_box,
         "bandwidth": bandwidth.bench,
         "operator": lambda _: operator_resync.figures(),
+        "restart": restart.bench,
         "packet": lambda options: packet.figures(BUILD, rounds=options.rounds),
         "wire": bench_eniway,
     }

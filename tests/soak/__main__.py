@@ -1,8 +1,11 @@
 """`python -m tests.soak`: pods of all kinds come and go while daemons, kubelets and containerds end; nothing is lost.
 
-A 100 pps flow in each running pod loses no datagram. Every pod runs, is gone, or is refused by kubelet itself
-(UnexpectedAdmissionError) and replaced. At the end ledger, kernel, kubelet and cloud agree. The seed that is printed
-plays the same churn again. Exit status 0 only if all that holds.
+Then the same while daemons are killed and the cloud loses answers, hangs, throttles, runs out of addresses and takes no
+key (`--only faults`); and more pods on a node than it has shared addresses.
+
+A 100 pps flow in each running pod loses no datagram, and no two pods have one address. Every pod runs, is gone, or is
+refused by kubelet itself (UnexpectedAdmissionError) and replaced. At the end ledger, kernel, kubelet, API server and
+cloud agree. The seed that is printed plays the same steps again. Exit status 0 only if all that holds.
 """
 
 from __future__ import annotations
@@ -14,20 +17,33 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from demo import inside
 from demo.box import Box, Instance
 from demo.kube import Kube, Object
 from tests.box import hold
-from tests.soak.churn import Create, Delete, Event, Kill, churn
+from tests.soak.churn import Create, Delete, Kill, churn
 from tests.soak.fallback import soak_fallback
+from tests.soak.faults import Calm, Fault, Step, faults
 from tests.soak.flows import Flows, flows
 
 BUILD = Path("build/soak")
 NODES = 3
 INSTANCE_TYPE = "ecs.g7.4xlarge"
 SETTINGS = {"pool": {"exclusive_slots": 3, "warm_exclusive": 1, "cooldown_seconds": 10}}
+FAULTY = {
+    "pool": {
+        "exclusive_slots": 3,
+        "warm_exclusive": 0,
+        "min_idle_addresses": 0,
+        "max_idle_addresses": 1,
+        "idle_seconds": 2,
+        "cooldown_seconds": 2,
+    }
+}
+"""Next to nothing ahead of demand: most pods that come or go are a call to the cloud, which a fault can hit."""
 SETTLE_SECONDS = 240.0
 LOOK_SECONDS = 0.5
 _REFUSAL = "UnexpectedAdmissionError"
@@ -40,16 +56,24 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
     parser.add_argument("--pods", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=180.0, help="of churn, after all pods were made")
-    parser.add_argument("--only", choices=("churn", "fallback"), help="one part")
+    parser.add_argument("--steps", type=int, default=200, help="of faults")
+    parser.add_argument("--only", choices=("churn", "faults", "fallback"), help="one part")
     options = parser.parse_args()
     say(f"seed {options.seed}")
     BUILD.mkdir(parents=True, exist_ok=True)
     complaints: list[str] = []
     box = Box(BUILD / "box")
-    if options.only != "fallback":
+    if options.only in {None, "churn"}:
         with box.standing("--nodes", str(NODES), "--instance-type", INSTANCE_TYPE):
-            complaints += soak_churn(box, seed=options.seed, pods=options.pods, seconds=options.seconds)
-    if options.only != "churn":
+            nodes = [node.name for node in box.status().nodes]
+            steps = churn(options.seed, pods=options.pods, seconds=options.seconds, nodes=nodes)
+            complaints += soak(box, steps, SETTINGS)
+    if options.only in {None, "faults"}:
+        with box.standing("--nodes", str(NODES), "--instance-type", INSTANCE_TYPE):
+            nodes = [node.name for node in box.status().nodes]
+            vswitches = [one.id for one in box.status().vpc.vswitches]
+            complaints += soak(box, faults(options.seed, steps=options.steps, nodes=nodes, vswitches=vswitches), FAULTY)
+    if options.only in {None, "fallback"}:
         with box.standing("--nodes", "1"):
             complaints += soak_fallback(box)
     for complaint in complaints:
@@ -58,20 +82,21 @@ def main() -> int:
     return 1 if complaints else 0
 
 
-def soak_churn(box: Box, *, seed: int, pods: int, seconds: float) -> list[str]:
-    """The churn; what was wrong."""
+def soak(box: Box, steps: Iterable[tuple[float, Step]], settings: Mapping[str, object]) -> list[str]:
+    """Take the steps, each at its time or a little later, with daemons of these ``settings``; what was wrong."""
     kube = hold.kube_of(box)
-    hold.configure(kube, **SETTINGS)
+    hold.configure(kube, **settings)
     status = box.status()
     with flows(BUILD, status.outside) as running:
         logs = {node.name: box.state / "log" / node.name / "kubelet.log" for node in status.nodes}
-        soak = Soak(kube, {node.name: node for node in status.nodes}, running, logs)
+        soak = Soak(kube, {node.name: node for node in status.nodes}, running, logs, fault=box.run)
         began = time.monotonic()
-        for at, event in churn(seed, pods=pods, seconds=seconds, nodes=[node.name for node in status.nodes]):
+        for at, step in steps:
             while (left := began + at - time.monotonic()) > 0:
                 time.sleep(min(left, LOOK_SECONDS))
                 soak.look()
-            soak.do(event)
+            soak.do(step)
+        soak.do(Calm())
         say(f"{time.monotonic() - began:.0f} s, settling; so far {dict(soak.count)}")
         soak.settle(time.monotonic() + SETTLE_SECONDS)
     for when in ("with all pods", "without pods"):
@@ -87,20 +112,29 @@ def soak_churn(box: Box, *, seed: int, pods: int, seconds: float) -> list[str]:
 class Soak:
     """Pods as they should be, and their flows."""
 
-    def __init__(self, kube: Kube, nodes: dict[str, Instance], running: Flows, logs: dict[str, Path]) -> None:
-        """``logs``: kubelet's, by node."""
+    def __init__(
+        self,
+        kube: Kube,
+        nodes: dict[str, Instance],
+        running: Flows,
+        logs: dict[str, Path],
+        *,
+        fault: Callable[..., None],
+    ) -> None:
+        """``logs``: kubelet's, by node. ``fault``: runs a command of the box."""
         self.complaints: list[str] = []
         self.count: Counter[str] = Counter()
         self._kube = kube
         self._nodes = nodes
         self._flows = running
         self._logs = logs
+        self._fault = fault
         self._wanted: dict[str, str] = {}
         """Kind by name."""
 
-    def do(self, event: Event) -> None:
-        """Make an event happen."""
-        match event:
+    def do(self, step: Step) -> None:
+        """Make it happen."""
+        match step:
             case Create(name, kind):
                 self._create(name, kind)
             case Delete(name, force):
@@ -109,10 +143,16 @@ class Soak:
                 for pid in pids_of(self._nodes[node], program):
                     os.kill(pid, _SIGNALS[program])
                     self.count[f"{program} ended"] += 1
+            case Fault(kind, settings):
+                self._fault("fault", "add", kind, *settings)
+                self.count[kind] += 1
+            case Calm():
+                self._fault("fault", "clear")
 
     def look(self) -> int:
         """Begin flows in pods that run, replace those that kubelet refused; how many do not run yet."""
         found = {pod["metadata"]["name"]: pod for pod in self._kube.get(hold.PODS)["items"]}
+        self._complain_of_doubles(found.values())
         fresh: dict[str, str] = {}
         for name, kind in list(self._wanted.items()):
             pod = found.get(name)
@@ -178,6 +218,17 @@ class Soak:
             self.count["datagrams"] += count.sent
             if count.complaint:
                 self.complaints.append(f"{name} ({self._wanted.get(name)}): {count.complaint}")
+
+    def _complain_of_doubles(self, pods: Iterable[Object]) -> None:
+        having: dict[str, str] = {}
+        for pod in pods:
+            name, address = pod["metadata"]["name"], pod["status"].get("podIP")
+            # One that is asked to end may be gone from its node already.
+            if pod["status"].get("phase") != "Running" or "deletionTimestamp" in pod["metadata"] or not address:
+                continue
+            if address in having:
+                self.complaints.append(f"{having[address]} and {name} have {address}")
+            having[address] = name
 
     def _why(self, name: str) -> str:
         events = self._kube.get(f"/api/v1/namespaces/{hold.HOLD}/events")["items"]

@@ -1,6 +1,6 @@
 /* Numbered datagrams, one every 10 ms, and their echo. flow echo HOST PORT | flow send HOST PORT
-   The sender goes on until SIGTERM, waits a moment for what is still under way, and prints how many it sent, how many
-   came back, and the first numbers that did not. */
+   Each says "ready" once it is at work. The sender goes on until SIGTERM, waits a moment for what is still under way,
+   and prints how many it sent, how many came back, and the first numbers that did not. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -30,12 +30,16 @@ static long now_ms(void) {
     return t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
+static void ready(void) {
+    puts("ready");
+    fflush(stdout);
+}
+
 static void echo(struct sockaddr_in *at) {
     int fd = socket(AF_INET, SOCK_DGRAM, 0), room = 8 << 20;
     setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room);
     must(!bind(fd, (void *)at, sizeof *at), "bind");
-    puts("ready");
-    fflush(stdout);
+    ready();
     while (!over) {
         char buffer[64];
         struct sockaddr_in from;
@@ -66,7 +70,7 @@ static void send_numbers(struct sockaddr_in *to) {
         if (!ended && now >= next && sent < MOST) {
             /* A refusal is a loss of this number, found out by its absence. */
             if (send(fd, &sent, sizeof sent, 0) < 0) {}
-            sent++;
+            if (!sent++) ready();
             continue;
         }
         poll(&readable, 1, ended ? EVERY_MS : (int)(next - now));

@@ -43,9 +43,11 @@ class Flows:
         return name in self._running
 
     def begin(self, name: str, pid: int) -> None:
-        """In the network namespace of a process."""
+        """In the network namespace of a process; returns when the first datagram is on its way, or nothing can be."""
         argv = ["nsenter", f"--net=/proc/{pid}/ns/net", *self._argv]
-        self._running[name] = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        self._running[name] = sender = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        assert sender.stdout is not None
+        sender.stdout.readline()
 
     def end(self, name: str) -> Count | None:
         """Stop one and count; None where there was none."""
