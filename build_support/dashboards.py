@@ -61,6 +61,8 @@ CNI: Final = "eniway_cni_request_duration_seconds"
 STEP: Final = "eniway_cni_step_duration_seconds"
 POLICY: Final = "eniway_networkpolicy_seconds"
 CLOUD: Final = "eniway_cloud_request_duration_seconds"
+EXTENDER: Final = "eniway_extender_request_seconds"
+_EXTENDER: Final = 'job="eniway-extender"'
 
 BOARDS: Final = (
     Board(
@@ -124,9 +126,15 @@ BOARDS: Final = (
         by_node=True,
         panels=(
             Panel(
-                "Capacity in its words",
+                "Slots and addresses in their words",
                 "short",
-                (Query(f"sum by (node, what, word) (eniway_capacity{{{_NODE}}})", "{{node}} {{what}} {{word}}"),),
+                (
+                    Query(
+                        f'sum by (node, what, word) (eniway_capacity{{{_NODE},what!="routed"}})',
+                        "{{node}} {{what}} {{word}}",
+                    ),
+                ),
+                "Routed addresses, of which a node has hundreds, stand in Free alone.",
                 wide=True,
             ),
             Panel("Free", "short", (Query(f"node_what:eniway_capacity:free{{{_NODE}}}", "{{node}} {{what}}"),)),
@@ -189,6 +197,68 @@ BOARDS: Final = (
                 "The daemon's processor time",
                 "percentunit",
                 (Query(f"rate(process_cpu_seconds_total{{{_DAEMON}}}[{RANGE}])", "{{node}}"),),
+            ),
+        ),
+    ),
+    Board(
+        "eniway-scheduler",
+        "eniway / scheduler",
+        by_node=False,
+        panels=(
+            Panel(
+                "Extenders up",
+                "short",
+                (Query('sum(up{job="eniway-extender"})', "up"), Query('count(up{job="eniway-extender"})', "there")),
+                "Without one, pods wait, or native counts alone hold: as `ignorable` says.",
+            ),
+            Panel(
+                "Answers",
+                "ops",
+                (Query(_rate(f"{EXTENDER}_count", "verb, result"), "{{verb}} {{result}}"),),
+                "none: no node can serve the pod; retry: only places held for others stand in its way.",
+            ),
+            Panel(
+                "Time of an answer, median and 99 of 100",
+                "s",
+                tuple(
+                    Query(_quantile(quantile, EXTENDER, "verb"), f"{{{{verb}}}} {name}")
+                    for quantile, name in (("0.5", "median"), ("0.99", "99 of 100"))
+                ),
+            ),
+            Panel(
+                "Pods on their way",
+                "short",
+                (
+                    Query("sum(eniway_extender_held_pods)", "held for"),
+                    Query("sum(eniway_extender_refused_pods)", "no room"),
+                ),
+                "Those that places are held for until they are seen bound; those that no node had room for.",
+            ),
+            Panel(
+                "Waiting pods woken",
+                "short",
+                (Query("sum(increase(eniway_extender_wakes_total[1h]))", "in an hour"),),
+                "Times that capacity came free for which a pod had been refused.",
+            ),
+            Panel(
+                "Trouble in an hour",
+                "short",
+                (
+                    Query("sum(increase(eniway_extender_journal_failures_total[1h]))", "not written down"),
+                    Query(
+                        'sum(increase(eniway_invalid_requests_total{job="eniway-extender"}[1h])) or vector(0)',
+                        "invalid requests",
+                    ),
+                ),
+                "Places held that could not be written to the journal would be forgotten by a restart.",
+            ),
+            Panel(
+                "The extender's memory", "bytes", (Query(f"process_resident_memory_bytes{{{_EXTENDER}}}", "{{node}}"),)
+            ),
+            Panel(
+                "The extender's processor time",
+                "percentunit",
+                (Query(f"rate(process_cpu_seconds_total{{{_EXTENDER}}}[{RANGE}])", "{{node}}"),),
             ),
         ),
     ),

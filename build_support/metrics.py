@@ -15,10 +15,10 @@ PAGE: Final = Path(__file__).resolve().parent.parent / "docs/metrics.md"
 _HEAD: Final = """\
 # Metrics
 
-`GET /metrics` of the node daemon (port 9530), of the operator (9531) and, on 127.0.0.1 only, of the extender (9532), in
-the Prometheus or OpenMetrics format, to whoever reaches the port. Base units; no label names a pod. A histogram has the
+`GET /metrics` of the node daemon (port 9530), of the operator (9531) and of the extender (9534), in the Prometheus or
+OpenMetrics format, to whoever reaches the port. Base units; no label names a pod. A histogram has the
 series `_bucket`, `_sum` and `_count`, its buckets begin at 1 ms. Beside them stand `process_*` of the process itself.
-How Prometheus finds the first two, recording rules, alerts and dashboards: [observing.md](observing.md).
+How Prometheus finds them, recording rules, alerts and dashboards: [observing.md](observing.md).
 
 Written by `make manifests` from [eniway/metrics.py](../eniway/metrics.py), which is the truth.
 

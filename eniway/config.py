@@ -123,6 +123,8 @@ class ExtenderConfig(_Strict, frozen=True):
 
     address: str = "127.0.0.1:9532"
     """[HOST]:PORT of the extender protocol, /metrics, /healthz and /readyz."""
+    metrics_address: str = ":9534"
+    """[HOST]:PORT of /metrics and /healthz alone, for who looks from elsewhere."""
     tls_certificate: str = ""
     """PEM file to serve https with; empty: plain HTTP, which does between containers of one pod."""
     tls_key: str = ""

@@ -99,6 +99,9 @@ async def run(config: ExtenderConfig, *, connection: Connection) -> None:
         )
         host, port = http.parse_address(config.address)
         stack.push_async_callback((await http.serve(app, host=host, port=port, tls=tls)).cleanup)
+        looked_at = http.application(lambda: None, refresh)
+        host, port = http.parse_address(config.metrics_address)
+        stack.push_async_callback((await http.serve(looked_at, host=host, port=port)).cleanup)
         async with asyncio.TaskGroup() as group:
             group.create_task(feed.run())
             group.create_task(waker.run())
@@ -118,7 +121,8 @@ async def run(config: ExtenderConfig, *, connection: Connection) -> None:
 def main(path: Path | None, kubeconfig: Path | None) -> int:
     """Load the configuration and run until SIGTERM or SIGINT. ``kubeconfig``: the API server, outside a pod."""
     config = configuration.load_extender(path) if path else ExtenderConfig()
-    http.parse_address(config.address)
+    for address in (config.address, config.metrics_address):
+        http.parse_address(address)
     log.configure(config.log_level)
 
     async def serve() -> None:

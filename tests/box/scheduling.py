@@ -49,6 +49,7 @@ class Scheduling:
     client: KubeClient
     folder: Path
     extender_port: int = field(default_factory=lambda: free_ports(1)[0])
+    metrics_port: int = field(default_factory=lambda: free_ports(1)[0])
     scheduler_port: int = field(default_factory=lambda: free_ports(1)[0])
 
     async def all(self, work: Iterable[Awaitable[Any]]) -> None:
@@ -154,7 +155,12 @@ class Scheduling:
     async def extender(self, **settings: Any) -> AsyncIterator[asyncio.subprocess.Process]:
         """The process, ready; its journal is the same for all that follow one another."""
         path = self.folder / "extender.yaml"
-        said = {"address": f"127.0.0.1:{self.extender_port}", "journal": str(self.folder / "holds.jsonl"), **settings}
+        said = {
+            "address": f"127.0.0.1:{self.extender_port}",
+            "metrics_address": f"127.0.0.1:{self.metrics_port}",
+            "journal": str(self.folder / "holds.jsonl"),
+            **settings,
+        }
         path.write_text(yaml.safe_dump(said))
         kubeconfig = self.api.kubeconfig(USER, "system:serviceaccounts")
         argv = [sys.executable, "-m", "eniway.cli.main", "extender", f"--config={path}", f"--kubeconfig={kubeconfig}"]

@@ -28,6 +28,7 @@ Found = dict[tuple[str, str], dict[str, Any]]
 def kube(box: Box) -> Iterator[Kube]:
     """A node whose daemon does not sweep before it is told to, with its pool at rest."""
     kube = hold.kube_of(box)
+    hold.clear(kube)  # the demonstration's pods have the node's only slot
     before: str = kube.get(hold.CONFIG)["data"]["config.yaml"]
     try:
         hold.write_configuration(kube, f"{before}\nsweep_seconds: 3600\n")

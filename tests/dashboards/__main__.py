@@ -1,8 +1,8 @@
 """`python -m tests.dashboards PROMETHEUS`: every query of every panel and rule has data, in a box under load.
 
 PROMETHEUS is the folder of `prometheus` and `promtool`. A real Prometheus runs on the instance outside the cluster and
-scrapes daemons and operator over the VPC, while pods of every kind come and go and the cloud throttles. Exit status 0
-only when the alerts' tests pass and no query is empty. `--pictures` draws the dashboards as they were in that time.
+scrapes daemons, operator and extender over the VPC, while pods of every kind come and go and the cloud throttles. Exit status
+0 only when the alerts' tests pass and no query is empty. `--pictures` draws the dashboards as they were in that time.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def rule_queries() -> dict[str, str]:
 
 
 @contextmanager
-def prometheus(box: Box, program: Path, scratch: Path) -> Iterator[None]:
+def prometheus(box: Box, kube: Kube, program: Path, scratch: Path) -> Iterator[None]:
     """On the instance outside the cluster, scraping every second."""
     status = box.status()
     nodes = [
@@ -95,10 +95,12 @@ def prometheus(box: Box, program: Path, scratch: Path) -> Iterator[None]:
         {"targets": [f"{node.address}:9531"], "labels": {"job": "eniway-operator", "node": node.name}}
         for node in status.nodes
     ]
+    (control,) = kube.get("/api/v1/namespaces/default/endpoints/kubernetes")["subsets"][0]["addresses"]
+    extender = {"targets": [f"{control['ip']}:9534"], "labels": {"job": "eniway-extender", "node": "control"}}
     settings = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(path) for path in RULES],
-        "scrape_configs": [{"job_name": "eniway", "static_configs": nodes + operators}],
+        "scrape_configs": [{"job_name": "eniway", "static_configs": [*nodes, *operators, extender]}],
     }
     (scratch / "prometheus.yaml").write_text(yaml.safe_dump(settings))
     options = [
@@ -174,7 +176,7 @@ def main() -> int:
         try:
             box.run("up", "--nodes", "2", "--install", "eniway")
             kube = hold.kube_of(box)
-            with prometheus(box, programs / "prometheus", Path(scratch)):
+            with prometheus(box, kube, programs / "prometheus", Path(scratch)):
                 begin = time.time()
                 load(box, kube)
                 answers = ask(box, queries.values())

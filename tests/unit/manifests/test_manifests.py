@@ -247,6 +247,8 @@ def test_the_extender_beside_a_scheduler_is_the_image_that_is_built_and_keeps_it
         mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
         assert str(Path(defaults.journal).parent) in mounts
         assert container["livenessProbe"]["httpGet"]["port"] == int(defaults.address.rpartition(":")[2])
+        (port,) = container["ports"]
+        assert port == {"name": "metrics", "containerPort": int(defaults.metrics_address.rpartition(":")[2])}
 
 
 @pytest.mark.parametrize("path", ["control-plane/scheduler.yaml", "second-scheduler/configuration.yaml"])
