@@ -66,6 +66,8 @@ class Chooser:
         self._most = most
         self._other_nodes = other_nodes
         self._holds: dict[PodUid, Hold] = {}
+        self._scores: dict[PodUid, Mapping[str, int]] = {}
+        """Of the nodes answered for a pod, as they were before places were held for it."""
         self._sampled: dict[PodUid, int] = {}
         self.refused: dict[PodUid, Need] = {}
         """Pods that sleep in the scheduler's queue until something happens in the cluster."""
@@ -90,11 +92,14 @@ class Chooser:
         before = self._holds.get(pod.uid)
         own = self._own(before, need, names) if before else []
         chosen = own + self._others(need, names, own)
+        scores = {name: self._index.score(name, need, but=pod.uid) for name in chosen}
         journal = self._hold(pod.uid, need, chosen, before, now)
         if self._other_nodes:
             chosen += [name for name in names if not self._has_network(name)]
         if chosen:
             self._forget(pod.uid)
+            if scores:
+                self._scores[pod.uid] = scores
             return Verdict(chosen=chosen, journal=journal)
         if self._held_up(need, names):
             return Verdict(retry=reasons.HELD, journal=journal)
@@ -113,7 +118,8 @@ class Chooser:
         need = need_of(pod)
         if need is None:
             return dict.fromkeys(names, 0)
-        return {name: self._index.score(name, need, but=pod.uid) for name in names}
+        known = self._scores.get(pod.uid, {})
+        return {name: known[name] if name in known else self._index.score(name, need, but=pod.uid) for name in names}
 
     def settle(self, uids: Collection[PodUid]) -> Sequence[Hold]:
         """Nothing need be held for these any more."""
@@ -263,6 +269,8 @@ class Chooser:
             self._index.hold(hold.uid, hold.need, name)
         if hold.nodes:
             self._holds[hold.uid] = hold
+        else:
+            self._scores.pop(hold.uid, None)
         return hold
 
 

@@ -16,13 +16,15 @@ from eniway.config import ExtenderWeights
 from eniway.model import PodUid, VSwitchId
 from scheduler_extender import room as rooms
 from scheduler_extender.pods import Need, Pod, need_of
-from scheduler_extender.room import NONE, NodeNetwork, NodeNetworkStatus, Places, Room
+from scheduler_extender.room import NONE, NodeNetwork, NodeNetworkStatus, Places, Room, Taken, leased, taken_by
 from scheduler_extender.score import score
 from scheduler_extender.stock import Group, Stock, VSwitch
 
 GONE_SECONDS: Final = 10.0
 """Twice the interval at which a daemon tells of changes."""
 _REMEMBERED: Final = 10_000
+_NEEDS: Final = tuple(Need)
+_NOWHERE: Final = dict.fromkeys(Need, NONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,28 +43,55 @@ class NodeView:
     """One node, as the index has it."""
 
     status: NodeNetworkStatus | None = None
+    said_ready: bool = False
+    """``status.ready``, looked up once."""
     daemon_ready: bool | None = None
     """Of the daemon's pod; None: there is none, so that the NodeNetwork alone counts."""
     bound: dict[PodUid, Need] = field(default_factory=dict)
     held: dict[PodUid, Need] = field(default_factory=dict)
     gone: dict[PodUid, Gone] = field(default_factory=dict)
-    group: Group = ()
+    takers: dict[PodUid, Need] = field(default_factory=dict)
+    """Whose places are taken: pods bound, else held for, else gone a moment ago."""
+    taken: Taken = field(default_factory=Taken)
+    """How many of them by what they get, leases left out."""
+    drafts: tuple[Group, int, int] = ((), 0, 0)
+    """What the stock was last told: the vSwitches, what stands in service there, what is drawn in all."""
     room: Room | None = None
+
+    @property
+    def group(self) -> Group:
+        """The vSwitches it draws on."""
+        return self.drafts[0]
 
     @property
     def ready(self) -> bool:
         """Whether its daemon serves."""
-        return self.status is not None and self.status.ready and self.daemon_ready is not False
+        return self.said_ready and self.daemon_ready is not False
 
-    def takers(self, *, held: bool = True, but: PodUid | None = None) -> dict[PodUid, Need]:
-        """Whose places are taken: without those held for, or without one pod's."""
-        taken = {uid: gone.need for uid, gone in self.gone.items()}
-        if held:
-            taken |= self.held
-        taken |= self.bound
-        if but is not None:
-            taken.pop(but, None)
-        return taken
+    def tell(self, status: NodeNetworkStatus | None) -> None:
+        """The daemon said something new."""
+        self.status = status
+        self.said_ready = status is not None and status.ready
+        self.taken = taken_by(status, self.takers) if status else Taken()
+
+    def count(self, uid: PodUid) -> None:
+        """After a change of one pod in bound, held or gone."""
+        gone = self.gone.get(uid)
+        after = self.bound.get(uid) or self.held.get(uid) or (gone.need if gone else None)
+        before = self.takers.pop(uid, None)
+        if after is not None:
+            self.takers[uid] = after
+        if before is after or self.status is None or leased(self.status, uid):
+            return
+        for need, change in ((before, -1), (after, 1)):
+            if need is not None:
+                self.taken.add(need, self.status.default, change)
+
+    def forget_gone(self, ended: Callable[[Gone], bool]) -> None:
+        """Pods that are gone need not be counted any more where ``ended`` says so."""
+        for uid in [uid for uid, gone in self.gone.items() if ended(gone)]:
+            del self.gone[uid]
+            self.count(uid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +133,8 @@ class CapacityIndex:
     def set_network(self, name: str, network: NodeNetwork | None, version: int) -> None:
         """A NodeNetwork was made or changed; None: it is gone."""
         node = self._node(name)
-        node.status = network.status if network else None
-        node.gone = {uid: gone for uid, gone in node.gone.items() if not 0 < gone.version < version}
+        node.tell(network.status if network else None)
+        node.forget_gone(lambda gone: 0 < gone.version < version)
         if not node.gone:
             self._gone.pop(name, None)
         self._refresh(name, node)
@@ -141,6 +170,7 @@ class CapacityIndex:
             node = self._node(after.node)
             if node.bound.get(after.uid) is not need:
                 node.bound[after.uid] = need
+                node.count(after.uid)
                 self._refresh(after.node, node)
         return settled
 
@@ -155,7 +185,7 @@ class CapacityIndex:
         """Forget pods that have been gone long enough."""
         for name in list(self._gone):
             node = self.nodes[name]
-            node.gone = {uid: gone for uid, gone in node.gone.items() if gone.until > now}
+            node.forget_gone(lambda gone: gone.until <= now)
             if not node.gone:
                 del self._gone[name]
             self._refresh(name, node)
@@ -167,12 +197,14 @@ class CapacityIndex:
         node = self._node(name)
         if node.held.get(uid) is not need:
             node.held[uid] = need
+            node.count(uid)
             self._refresh(name, node)
 
     def release(self, uid: PodUid, name: str) -> None:
         """It is not kept any more."""
         node = self.nodes.get(name)
         if node is not None and node.held.pop(uid, None) is not None:
+            node.count(uid)
             self._refresh(name, node)
 
     # -- questions
@@ -200,17 +232,19 @@ class CapacityIndex:
         node = self.nodes.get(name)
         if node is None or node.status is None or not node.ready:
             return NONE
-        if held and but is None and node.room is not None:
-            return node.room.places[need]
-        return rooms.room(node.status, node.takers(held=held, but=but)).places[need]
+        if not held:
+            standing = {uid: gone.need for uid, gone in node.gone.items()} | node.bound
+            return rooms.room(node.status, standing).places[need]
+        room = self._room_but(node, node.status, but) if but else node.room
+        return room.places[need] if room else NONE
 
     def score(self, name: str, need: Need, *, but: PodUid) -> int:
         """Of a node, as if pod ``but`` had no place there yet; 0 where there is no room."""
         node = self.nodes.get(name)
         if node is None or node.status is None or node.room is None or not node.ready:
             return 0
-        room = rooms.room(node.status, node.takers(but=but)) if but in node.held else node.room
-        if not room.places[need].total:
+        room = self._room_but(node, node.status, but)
+        if room is None or not room.places[need].total:
             return 0
         return score(room, need, weights=self._weights, stocked=self._stocked_part(node.group))
 
@@ -247,6 +281,7 @@ class CapacityIndex:
         need = node.bound.pop(pod.uid, None)
         if need is not None:
             node.gone[pod.uid] = Gone(need, now + GONE_SECONDS, version)
+            node.count(pod.uid)
             self._gone[pod.node] = None
             self._refresh(pod.node, node)
 
@@ -256,37 +291,51 @@ class CapacityIndex:
             node = self.nodes[name] = NodeView()
         return node
 
+    def _room_but(self, node: NodeView, status: NodeNetworkStatus, uid: PodUid) -> Room | None:
+        """As if that pod had no place there."""
+        if uid not in node.takers:
+            return node.room
+        return rooms.room(status, {other: need for other, need in node.takers.items() if other != uid})
+
     def _refresh(self, name: str, node: NodeView) -> None:
         """After any change of a node: its room, its stock, and who finds it."""
-        before = node.room.places if node.room else {}
+        before = node.room
         if node.status is None:
             node.room = None
-            self._draw(name, node, ())
-            if not (node.bound or node.held or node.gone or node.daemon_ready is not None):
+            self._draw(name, node, (), standing=0, drawn=0)
+            if not (node.takers or node.daemon_ready is not None):
                 del self.nodes[name]
         else:
-            node.room = rooms.room(node.status, node.takers())
-            self._draw(name, node, tuple(sorted(node.status.vswitches)))
-        after = node.room.places if node.room and node.ready else {}
-        if node.room is not None and not node.ready:
-            node.room = Room(dict.fromkeys(Need, NONE), node.room.fallback, node.room.slots, node.room.drawn)
+            room = rooms.room_beside(node.status, node.taken)
+            group = tuple(sorted(node.status.vswitches))
+            self._draw(name, node, group, standing=rooms.in_service(node.status), drawn=room.drawn)
+            node.room = room if node.ready else Room(_NOWHERE, room.fallback, room.slots, room.drawn)
+        self._mark(name, node, before)
+
+    def _mark(self, name: str, node: NodeView, before: Room | None) -> None:
+        """Who finds the node, now that its room is another than ``before``."""
+        room = node.room
         part, stocked = self._stocked_part(node.group), self.stocked(node.group)
-        for need in Need:
-            was, places = before.get(need, NONE), after.get(need, NONE)
+        for need in _NEEDS:
+            was = before.places[need] if before else NONE
+            places = room.places[need] if room else NONE
             self.free[need] += places.total - was.total
-            if places.total and node.room is not None:
-                mark = score(node.room, need, weights=self._weights, stocked=part) + 1
+            if room is not None and places.total:
+                mark = score(room, need, weights=self._weights, stocked=part) + 1
                 here, there = (self.warm, self.cold) if places.warm else (self.cold, self.warm)
                 here[need][name] = mark
                 there[need].pop(name, None)
                 if (places.warm or stocked) and not (was.warm or (was.total and stocked)):
                     self._gained(need, name)
-            else:
+            elif was.total:
                 self.warm[need].pop(name, None)
                 self.cold[need].pop(name, None)
 
-    def _draw(self, name: str, node: NodeView, group: Group) -> None:
+    def _draw(self, name: str, node: NodeView, group: Group, *, standing: int, drawn: int) -> None:
         """Tell the stock of a node's drafts. When that frees some, others in its zone can grow again."""
+        drafts = (group, standing, drawn)
+        if drafts == node.drafts:
+            return
         near = {*node.group, *group}
         empty = [other for other in self._members if not near.isdisjoint(other) and not self.stocked(other)]
         if node.group != group:
@@ -295,11 +344,11 @@ class CapacityIndex:
                 self._members[node.group].discard(name)
                 if not self._members[node.group]:
                     del self._members[node.group]
-            node.group = group
             if group:
                 self._members.setdefault(group, set()).add(name)
-        if group and node.status is not None and node.room is not None:
-            self.stock.set_node(name, group, standing=rooms.in_service(node.status), drawn=node.room.drawn)
+        node.drafts = drafts
+        if group:
+            self.stock.set_node(name, group, standing=standing, drawn=drawn)
         for other in empty:
             if other in self._members and self.stocked(other):
                 self._tell_group(other)

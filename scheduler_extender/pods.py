@@ -14,6 +14,9 @@ from eniway.model import PodUid, Wish
 class Need(Enum):
     """What a pod takes of its node."""
 
+    __hash__ = object.__hash__
+    """Members are one of a kind, and asked for by the thousand a second: Enum's own hash is Python code."""
+
     DEFAULT = "default"
     """Says nothing: whatever the node's ``default_network`` is."""
     SHARED = "shared"

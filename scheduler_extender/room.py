@@ -89,8 +89,7 @@ class NodeNetwork(msgspec.Struct, frozen=True, gc=False):
     status: NodeNetworkStatus = NodeNetworkStatus()
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(msgspec.Struct, frozen=True, gc=False):
     """How many more pods of one need. ``cold`` ones need a call of the cloud first, and stock of a vSwitch."""
 
     warm: int = 0
@@ -105,8 +104,7 @@ class Places:
 NONE: Final = Places()
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(msgspec.Struct, frozen=True):
     """One node's."""
 
     places: Mapping[Need, Places]
@@ -118,32 +116,65 @@ class Room:
     """Addresses of the vSwitches that stand, or are promised, on this node: what stock is measured by."""
 
 
+@dataclass(slots=True)
+class Taken:
+    """How many pods without a lease take a place, by what they get; those in ``either`` may become shared or routed."""
+
+    shared: int = 0
+    routed: int = 0
+    exclusive: int = 0
+    either: int = 0
+
+    def add(self, need: Need, default: Wish, count: int = 1) -> None:
+        """``count`` pods more of that need on a node of that default."""
+        match settled(need, default):
+            case Need.SHARED:
+                self.shared += count
+            case Need.ROUTED:
+                self.routed += count
+            case Need.EXCLUSIVE:
+                self.exclusive += count
+            case Need.DEFAULT:
+                self.either += count
+
+
+def leased(status: NodeNetworkStatus, uid: PodUid) -> bool:
+    """Whether a pod has a lease, and counts by that."""
+    holders = status.holders
+    return uid in holders.addresses or uid in holders.slots or uid in holders.routed
+
+
+def taken_by(status: NodeNetworkStatus, takers: Mapping[PodUid, Need]) -> Taken:
+    """What ``takers`` take: all but those that count by their lease."""
+    taken = Taken()
+    for uid, need in takers.items():
+        if not leased(status, uid):
+            taken.add(need, status.default)
+    return taken
+
+
 def room(status: NodeNetworkStatus, takers: Mapping[PodUid, Need]) -> Room:
-    """Room beside ``takers``: pods bound, gone a moment ago, or held for. One with a lease counts by its lease.
+    """Room beside ``takers``: pods bound, gone a moment ago, or held for."""
+    return room_beside(status, taken_by(status, takers))
+
+
+def room_beside(status: NodeNetworkStatus, taken: Taken) -> Room:
+    """Room beside the pods with leases and those that have ``taken`` a place without.
 
     A pod that says nothing, on a node where it may become shared or routed, may take the last place of either until its
     lease says which. Of what both uses may have (``eitherUse``) each loses what the other is into, beyond its own.
     """
-    capacity, holders = status.capacity, status.holders
-    leased = holders.slots | holders.addresses | holders.routed
-    taken = {Need.EXCLUSIVE: len(holders.slots), Need.SHARED: len(holders.addresses), Need.ROUTED: len(holders.routed)}
-    either = 0
-    for uid, need in takers.items():
-        if uid in leased:
-            continue
-        exactly = settled(need, status.default)
-        if exactly is Need.DEFAULT:
-            either += 1
-        else:
-            taken[exactly] += 1
+    capacity, holders, either = status.capacity, status.holders, taken.either
+    of_shared = len(holders.addresses) + taken.shared
+    of_exclusive = len(holders.slots) + taken.exclusive
     addresses, slots, both = capacity.addresses, capacity.slots, status.either
-    shared_ones = min(both.addresses, max(0, taken[Need.SHARED] + either - (_all(addresses) - both.addresses)))
-    whole_ones = min(both.slots, max(0, taken[Need.EXCLUSIVE] - (_all(slots) - both.slots)))
-    shared = _left(addresses, taken[Need.SHARED], lost=both.addresses_of(whole_ones))
-    routed = _left(capacity.routed, taken[Need.ROUTED])
-    exclusive = _left(slots, taken[Need.EXCLUSIVE], lost=both.slots_of(shared_ones))
+    shared_ones = min(both.addresses, max(0, of_shared + either - (_all(addresses) - both.addresses)))
+    whole_ones = min(both.slots, max(0, of_exclusive - (_all(slots) - both.slots)))
+    shared = _left(addresses, of_shared, lost=both.addresses_of(whole_ones))
+    routed = _left(capacity.routed, len(holders.routed) + taken.routed)
+    exclusive = _left(slots, of_exclusive, lost=both.slots_of(shared_ones))
     if capacity.services is not None:
-        service = _left(capacity.services, taken[Need.EXCLUSIVE])
+        service = _left(capacity.services, of_exclusive)
         warm = min(exclusive.warm, service.warm)
         exclusive = Places(warm, min(exclusive.total, service.total) - warm)
     places = {
@@ -159,8 +190,8 @@ def room(status: NodeNetworkStatus, takers: Mapping[PodUid, Need]) -> Room:
         places=places,
         fallback=status.default is Wish.SHARED_ELSE_ROUTED and shared.total <= either,
         slots=slots.warm + slots.growable,
-        drawn=max(addresses.in_service, taken[Need.SHARED] + either + addresses.cooling + addresses.orphaned)
-        + max(slots.in_service, taken[Need.EXCLUSIVE] + slots.cooling + slots.orphaned),
+        drawn=max(addresses.in_service, of_shared + either + addresses.cooling + addresses.orphaned)
+        + max(slots.in_service, of_exclusive + slots.cooling + slots.orphaned),
     )
 
 
@@ -181,5 +212,7 @@ def _left(words: Words, taken: int, *, lost: int = 0) -> Places:
 
 
 def _less(places: Places, count: int) -> Places:
+    if not count:
+        return places
     warm = max(0, places.warm - count)
     return Places(warm, max(0, places.total - count) - warm)

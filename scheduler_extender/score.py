@@ -19,14 +19,14 @@ from scheduler_extender.wire import HIGHEST_SCORE
 def score(room: Room, need: Need, *, weights: ExtenderWeights, stocked: float | None) -> int:
     """Of one node that can serve ``need``; ``stocked``: the part left of its vSwitches' stock, None: unknown."""
     places = room.places[need]
-    terms = [(weights.warm, 1.0 if places.warm else 0.0)]
+    whole, got = weights.warm, weights.warm if places.warm else 0.0
     if need is Need.DEFAULT:
-        terms.append((weights.shared, 0.0 if room.fallback else 1.0))
+        whole += weights.shared
+        got += 0.0 if room.fallback else weights.shared
     if need is Need.EXCLUSIVE and room.slots:
-        terms.append((weights.packed, 1 - places.total / room.slots))
+        whole += weights.packed
+        got += weights.packed * (1 - places.total / room.slots)
     if need is not Need.ROUTED and stocked is not None:
-        terms.append((weights.stock, stocked))
-    whole = sum(weight for weight, _ in terms)
-    if not whole:
-        return 0
-    return round(HIGHEST_SCORE * sum(weight * value for weight, value in terms) / whole)
+        whole += weights.stock
+        got += weights.stock * stocked
+    return round(HIGHEST_SCORE * got / whole) if whole else 0
