@@ -26,7 +26,8 @@ _REST = "all else"
 PARTS = (*_TAGS, _REST)
 _RELABELLING = ("upstream-e2e", "action")
 """Cyclonus forgets the address of a Service once it has given its pod other labels (probe.Pod.SetLabels), and then asks
-each client's own loopback: the cases of these parts go to the pods' addresses, all others to Services."""
+each client's own loopback: the cases of these parts go to the pods' addresses, all others to Services. To its own
+address a pod goes by its loopback, which no policy is about."""
 _PATIENCE = 6 * 3600  # seconds of one part
 
 
@@ -40,7 +41,11 @@ def run(made: Cluster, scratch: Path, name: str, *, full: bool) -> Outcome:
         "generate",
         f"--exclude={','.join(before)}",
         *([] if name == _REST else [f"--include={name}"]),
-        f"--destination-type={'pod-ip' if name in _RELABELLING else 'service-ip'}",
+        *(
+            ["--destination-type=pod-ip", "--ignore-loopback"]
+            if name in _RELABELLING
+            else ["--destination-type=service-ip"]
+        ),
         "--image-registry=registry.k8s.io",
         *(["--server-protocol=TCP,UDP"] if full else ["--server-protocol=TCP", "--server-port=80"]),
         "--job-timeout-seconds=1",
