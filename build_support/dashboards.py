@@ -327,7 +327,8 @@ BOARDS: Final = (
                 "Calls that failed, by code",
                 "ops",
                 (Query(_rate(f"{CLOUD}_count", "action, code", 'code!=""'), "{{action}} {{code}}"),),
-                "Throttling and quota codes are the account's, region-wide: other users of it count too.",
+                "Throttling and quota codes are the account's, region-wide: other users of it count too. A code's "
+                "first failure on a node shows no rate yet: its counter begins there.",
                 wide=True,
             ),
             Panel("Time of a call, 99 of 100", "s", (Query(_quantile("0.99", CLOUD, "action"), "{{action}}"),)),

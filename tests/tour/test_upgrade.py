@@ -3,46 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from demo import inside
-from demo.application import ready
-from demo.box import Box
-from demo.kube import Kube, Object
-from tests.box import hold
-from tests.soak.flows import flows
+import pytest
+import yaml
 
-DAEMON_SET = "daemonset/eniway-node"
-NAMESPACE = "--namespace=kube-system"
-MOST = 100
-EXCLUSIVE = 3
-"""One a node: as many slots as the box's configuration keeps for them."""
+from demo.box import Box
+from demo.kube import Kube
+from tests.box import hold
+from tests.tour.crowd import DAEMON_SET, NAMESPACE, crowd
+from vpcbox.install import DEPLOYMENTS, IMAGE
+
+Kubectl = Callable[..., str]
+TREE = Path(__file__).parents[2]
+EARLIER = "d0ee49e7767936f4a5ebdcd16bc10565d2437209"
+"""What is upgraded from: it marks packets by iptables and ipset, and says less in its NodeNetworks."""
 COMERS = ("comes-bound", "comes-between")
 
 
-def crowd() -> list[Object]:
-    """A hundred pods of all kinds that do nothing."""
-    kinds = ["exclusive"] * EXCLUSIVE
-    kinds += ["shared" if number % 2 else "routed" for number in range(MOST - EXCLUSIVE)]
-    pods = []
-    for number, kind in enumerate(kinds):
-        annotations = {} if kind == "exclusive" else {"eniway.io/network": kind}
-        pod = hold.pod(f"{kind}-{number}", exclusive=kind == "exclusive", annotations=annotations)
-        container = pod["spec"]["containers"][0]
-        container["args"] = ["pause"]
-        del container["readinessProbe"]
-        pods.append(pod)
-    return pods
-
-
-def roll(kubectl: Callable[..., str], *words: str) -> None:
+def roll(kubectl: Kubectl, *words: str) -> None:
     """Change the DaemonSet and wait until every node has it."""
     kubectl(*words, NAMESPACE)
     kubectl("rollout", "status", DAEMON_SET, NAMESPACE, "--timeout=300s")
 
 
-def delete_and_apply(box: Box, kube: Kube, kubectl: Callable[..., str]) -> None:
+def delete_and_apply(box: Box, kube: Kube, kubectl: Kubectl) -> None:
     """Pods that come in between wait, one in its kubelet, for it is bound, one with the scheduler; then they start."""
     install, node = str(box.state / "install"), box.status().nodes[-1].name
     comers = [hold.pod(name, node=node) for name in COMERS]
@@ -60,31 +50,49 @@ def delete_and_apply(box: Box, kube: Kube, kubectl: Callable[..., str]) -> None:
     hold.start(kube, comers)
 
 
-def test_a_hundred_pods_lose_no_packet(
-    box: Box, tmp_path: Path, kubectl_of: Callable[[Box], Callable[..., str]]
-) -> None:
-    """Each has a flow of a hundred datagrams a second to an instance outside the cluster and back."""
+def test_a_hundred_pods_lose_no_packet(box: Box, tmp_path: Path, kubectl_of: Callable[[Box], Kubectl]) -> None:
+    """Roll-outs of the DaemonSet, and all of eniway deleted and applied again."""
     kube, kubectl = hold.kube_of(box), kubectl_of(box)
-    hold.clear(kube)
-    # An exclusive pod bound while kubelet does not have the devices back yet, it refuses for good
-    hold.await_daemons(kube, len(box.status().nodes))
-    hold.agree(box)
-    for pod in crowd():
-        kube.apply(pod)
-    running = kube.until(hold.PODS, lambda pods: ready(pods, MOST), seconds=600)
-    pids = inside.pids(pod["metadata"]["uid"] for pod in running)
     template = {"spec": {"template": {"metadata": {"annotations": {"eniway.io/upgraded": "yes"}}}}}
-    with flows(tmp_path, box.status().outside) as sending:
-        for pod in running:
-            sending.begin(pod["metadata"]["name"], pids[pod["metadata"]["uid"]])
+    with crowd(box, kube, tmp_path):
         roll(kubectl, "patch", DAEMON_SET, "--patch", json.dumps(template))
         roll(kubectl, "rollout", "undo", DAEMON_SET)
         delete_and_apply(box, kube, kubectl)
-        counts = {name: sending.end(name) for name in sending.names()}
-    hold.delete(kube, COMERS)
-    assert len(counts) == MOST
-    assert {name: count.complaint for name, count in counts.items() if count and count.complaint} == {}
-    assert min(count.sent for count in counts.values() if count) > MOST
-    hold.agree(box)
-    hold.clear(kube)
-    hold.agree(box)
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tree of ``EARLIER``, with its image built."""
+    found = subprocess.run(["git", "-C", TREE, "archive", EARLIER], check=False, capture_output=True)
+    if found.returncode:
+        pytest.skip("this checkout does not have the history that the earlier release is built from")
+    tree = tmp_path_factory.mktemp("earlier")
+    subprocess.run(["tar", "--extract", "--directory", tree], input=found.stdout, check=True)
+    for module in ("build_support.stubs", "image.build"):
+        subprocess.run([sys.executable, "-m", module], check=True, cwd=tree)
+    return tree
+
+
+def install(box: Box, kubectl: Kubectl, *, image: Path, overlay: Path, scratch: Path) -> None:
+    """The image is there, and the manifests are applied. Both releases have one tag, so all is told to start anew."""
+    box.run("image", "load", str(image))
+    shutil.copytree(box.state / "install", scratch)
+    said = yaml.safe_load((scratch / "kustomization.yaml").read_text())
+    said["resources"] = [os.path.relpath(overlay.resolve(), scratch.resolve())]
+    (scratch / "kustomization.yaml").write_text(yaml.safe_dump(said))
+    kubectl("apply", "--server-side", "--kustomize", str(scratch))
+    roll(kubectl, "rollout", "restart", DAEMON_SET)
+    kubectl("rollout", "restart", *DEPLOYMENTS, NAMESPACE)
+    kubectl("rollout", "status", *DEPLOYMENTS, NAMESPACE, "--timeout=300s")
+
+
+def test_another_release_takes_over_and_gives_back(
+    box: Box, tmp_path: Path, kubectl_of: Callable[[Box], Kubectl], earlier: Path
+) -> None:
+    """An earlier one takes the place of this one, which then takes its place: books, links and rules are handed on."""
+    kube, kubectl = hold.kube_of(box), kubectl_of(box)
+    overlay = "manifests/overlays/box"
+    theirs = earlier / "build" / IMAGE.name
+    with crowd(box, kube, tmp_path):
+        install(box, kubectl, image=theirs, overlay=earlier / overlay, scratch=tmp_path / "theirs")
+        install(box, kubectl, image=IMAGE, overlay=TREE / overlay, scratch=tmp_path / "ours")
