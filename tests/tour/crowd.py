@@ -52,7 +52,8 @@ def crowd(box: Box, kube: Kube, scratch: Path) -> Iterator[None]:
         yield
         counts = {name: sending.end(name) for name in sending.names()}
     assert len(counts) == _MOST
-    assert {name: count.complaint for name, count in counts.items() if count and count.complaint} == {}
+    complaints = {name: count.complaint for name, count in counts.items() if count and count.complaint}
+    assert not complaints, complaints
     assert min(count.sent for count in counts.values() if count) > _MOST
     hold.agree(box)
     hold.clear(kube)
