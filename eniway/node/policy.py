@@ -33,13 +33,29 @@ _ANOTHER: Final = (404, 409)
 """The pod is gone, or another has its name."""
 
 
+class _Guard(Protocol):
+    """What has a word on a pod's start and end."""
+
+    async def prepare(self, lease: Lease) -> None:
+        """Before its links are up. NotReady or KernelError: they are not to be."""
+        ...
+
+    async def leave(self, key: LeaseKey) -> None:
+        """Let go of its namespace, which may end now."""
+        ...
+
+    async def release(self, key: LeaseKey) -> None:
+        """Its links are gone."""
+        ...
+
+
 class GuardedNetwork(Network):
     """A network whose pods have their policies in force before their links are up, and until these are gone.
 
     ``guard`` is set when NetworkPolicy is on.
     """
 
-    guard: Policies | None = None
+    guard: _Guard | None = None
 
     async def attach(self, lease: Lease) -> Attachment:
         """As Network; NotReady or KernelError where the policies cannot be put in force."""
@@ -49,6 +65,8 @@ class GuardedNetwork(Network):
 
     async def detach(self, lease: Lease) -> None:
         """As Network."""
+        if self.guard is not None:
+            await self.guard.leave(lease.key)
         await super().detach(lease)
         if self.guard is not None:
             await self.guard.release(lease.key)
@@ -90,6 +108,7 @@ class Policies:
             counted=config.policy_counters,
             repaired=self._repaired,
         )
+        self._drops = DropEvents(self.model, tell=tell)
         self._unwritten: asyncio.Queue[Lease] = asyncio.Queue()
 
     def __enter__(self) -> Self:
@@ -113,7 +132,7 @@ class Policies:
                 group.create_task(watch.run())
             group.create_task(self._write())
             if self.model.sampled:
-                group.create_task(DropEvents(self.model, tell=self._tell).run())
+                group.create_task(self._drops.run())
             for watch in watches:
                 await watch.synced()
             self.enforcer.start(self._leases(), nodes=[node])
@@ -122,6 +141,8 @@ class Policies:
             for lease in self._leases():
                 self._seen(lease.pod.namespace, lease.pod.name)
             while True:
+                if self.model.sampled:
+                    await self._drops.follow(self._leases())
                 await asyncio.sleep(AGAIN_SECONDS)
                 self.enforcer.settle(self._leases())
 
@@ -129,6 +150,12 @@ class Policies:
         """As the enforcer's; other nodes are told of the pod's addresses meanwhile."""
         self._seen(lease.pod.namespace, lease.pod.name)
         await self.enforcer.prepare(lease)
+        if self.model.sampled:
+            await self._drops.listen(lease)
+
+    async def leave(self, key: LeaseKey) -> None:
+        """Its namespace may end."""
+        await self._drops.forget(key)
 
     async def release(self, key: LeaseKey) -> None:
         """As the enforcer's."""
