@@ -383,22 +383,29 @@ class Enforcer:
 
 async def leave(
     leases: Iterable[Lease], *, family: Family, path: str | None = None, iptables: str = "iptables"
-) -> None:
+) -> tuple[str, ...]:
     """Take every chain and set of ours away: on the node, and in the namespaces of its exclusive pods.
 
-    KernelError, also where a rule that is not ours looks into a set: all but that is gone from its place.
+    What remains and why, a line each, such as a set that a rule that is not ours looks into.
     """
     inside = [lease.netns for lease in leases if lease.kind is Kind.EXCLUSIVE]
+    remains: list[str] = []
     for place in [Place(where, family=family, iptables=iptables) for where in (path, *inside)]:
-        with suppress(PlaceGone):
-            await asyncio.to_thread(_clear, place)
+        try:
+            remains += await asyncio.to_thread(_clear, place)
+        except PlaceGone:
+            continue
+        except (KernelError, OSError) as error:
+            remains.append(f"chains and sets of NetworkPolicy: {error}")
+    return tuple(remains)
 
 
-def _clear(place: Place) -> None:
+def _clear(place: Place) -> tuple[str, ...]:
     held, sets = place.observe()
-    if change := repair(held, sets, EMPTY, {}):
-        place.apply(change)
-        place.bury_patiently()
+    if not (change := repair(held, sets, EMPTY, {})):
+        return ()
+    place.apply(change)
+    return place.bury_patiently()
 
 
 def _where(lease: Lease | None) -> str:

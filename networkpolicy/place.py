@@ -95,12 +95,11 @@ class Place:
         """Whether nothing waits to be taken away."""
         return not self._doomed
 
-    def bury_patiently(self) -> None:
-        """Take away sets that the kernel has not let go of yet. KernelError where a rule that is not ours holds one."""
+    def bury_patiently(self) -> tuple[str, ...]:
+        """Take away sets that the kernel has not let go of yet. What remains and why, a line each."""
         with self._entered(), self._sets() as sets:
-            for name in tuple(self._doomed):
-                destroy_patiently(sets, name)
-                self._doomed.discard(name)
+            doomed, self._doomed = self._doomed, set()
+            return destroy_patiently(sets, sorted(doomed))
 
     def observe(self) -> tuple[Held, Mapping[str, set[Element]]]:
         """Our rules and our sets, as they are."""

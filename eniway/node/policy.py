@@ -17,7 +17,7 @@ from datapath.network import Attachment, Network
 from eniway import log, names
 from eniway.backoff import full_jitter
 from eniway.config import NodeConfig
-from eniway.errors import KernelError, KubeError
+from eniway.errors import KubeError
 from eniway.kube.client import MERGE, KubeClient
 from eniway.kube.events import Event
 from eniway.model import Card, Kind, Lease, LeaseKey
@@ -208,7 +208,5 @@ async def keep(policies: Policies | None, books: Books) -> None:
     """Keep ``policies`` in force until cancelled; without any, take away what was in force before."""
     if policies is not None:
         await policies.run(node=books.primary.address)
-    try:
-        await leave(books.leases(), family=4)
-    except KernelError as error:
-        _log.error("rules of NetworkPolicy are left behind", error=str(error))
+    for line in await leave(books.leases(), family=4):
+        _log.error("rules of NetworkPolicy are left behind", error=line)
