@@ -170,6 +170,8 @@ async def _serve(  # noqa: PLR0915 -- a composition root: it only lists
             _log.info("serving", node=node, instance=opening.identity.instance_id, leases=len(books.leases()))
             while True:
                 await sweeper.due(config.sweep_seconds)
+                if policies is not None:
+                    policies.look_again()
                 await _sweep(sweeper)
 
 

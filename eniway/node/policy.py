@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from ipaddress import IPv4Address
 from random import Random
 from types import TracebackType
@@ -110,6 +111,7 @@ class Policies:
         )
         self._drops = DropEvents(self.model, tell=tell)
         self._unwritten: asyncio.Queue[Lease] = asyncio.Queue()
+        self._again = asyncio.Event()
 
     def __enter__(self) -> Self:
         return self
@@ -143,8 +145,15 @@ class Policies:
             while True:
                 if self.model.sampled:
                     await self._drops.follow(self._leases())
-                await asyncio.sleep(AGAIN_SECONDS)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(AGAIN_SECONDS):
+                        await self._again.wait()
+                self._again.clear()
                 self.enforcer.settle(self._leases())
+
+    def look_again(self) -> None:
+        """Somebody else may have changed what is in the kernel: it is read back."""
+        self._again.set()
 
     async def prepare(self, lease: Lease) -> None:
         """As the enforcer's; other nodes are told of the pod's addresses meanwhile."""
