@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -26,7 +26,7 @@ from eniway.model import Kind, Lease, LeaseKey
 from networkpolicy import counters, render
 from networkpolicy.change import Change, Held, follow, plain, repair, tidy
 from networkpolicy.index import Change as Members
-from networkpolicy.model import Endpoint, Model
+from networkpolicy.model import Delta, Endpoint, Model
 from networkpolicy.place import Place, PlaceGone
 from networkpolicy.render import EMPTY, Layout
 from networkpolicy.terms import Direction, Family, set_name
@@ -75,12 +75,21 @@ class _Site:
         return self.untidy is not None and (now - self.changed >= _TIDY_SECONDS or now - self.untidy >= _UNTIDY_SECONDS)
 
 
+@dataclass(slots=True)
+class _Half:
+    """Where packets of one address family are filtered: on the node, and in exclusive pods."""
+
+    family: Family
+    node: _Site
+    pods: dict[LeaseKey, _Site] = field(default_factory=dict)
+
+
 class Enforcer:
     """``model`` is told of objects by whoever watches them, who then calls ``wake``.
 
     ``nodes``: addresses of this node. ``path``: its network namespace, where it is not the process's own. ``repaired``
     is told of each exclusive pod whose own namespace was not as it was left. ``counted``: what policies let pass is
-    shown in a metric.
+    shown in a metric. ``six``: IPv6 packets are filtered beside those of the model's family.
     """
 
     def __init__(
@@ -92,6 +101,7 @@ class Enforcer:
         iptables: str = "iptables",
         wait_seconds: float = WAIT_SECONDS,
         counted: bool = False,
+        six: bool = False,
         repaired: Callable[[Lease, str], None] = lambda _lease, _what: None,
     ) -> None:
         self.model = model
@@ -104,8 +114,8 @@ class Enforcer:
         self._repaired = repaired
         self._nodes: tuple[IPv4Address | IPv6Address, ...] = ()
         self._threads = ThreadPoolExecutor(_THREADS, "networkpolicy")
-        self._node = _Site(Place(path, family=model.family, iptables=iptables))
-        self._pods: dict[LeaseKey, _Site] = {}
+        families: tuple[Family, ...] = (model.family, 6) if six and model.family == 4 else (model.family,)
+        self._halves = [_Half(each, _Site(Place(path, family=each, iptables=iptables))) for each in families]
         self._ready = asyncio.Event()
         self._wanted = asyncio.Event()
         self._round = 0
@@ -120,7 +130,15 @@ class Enforcer:
 
     async def refuses_samples(self) -> bool:
         """Whether this kernel takes rules, but none that samples what is dropped."""
-        return await self._thread(lambda: self._node.place.refuses(render.sample(Direction.INGRESS)))
+        return await self._thread(lambda: self._halves[0].node.place.refuses(render.sample(Direction.INGRESS)))
+
+    async def without_six(self) -> bool:
+        """Filter no IPv6 packets if this kernel takes no rules for them; whether that is so."""
+        for half in self._halves[1:]:
+            if await self._thread(half.node.place.refuses_all):
+                self._halves.remove(half)
+                return True
+        return False
 
     def start(self, leases: Iterable[Lease], *, nodes: Sequence[IPv4Address | IPv6Address]) -> None:
         """Every object is known now, and ``leases`` are this node's pods."""
@@ -197,7 +215,8 @@ class Enforcer:
     async def _prepare(self, lease: Lease) -> None:
         await self._ready.wait()
         if lease.key not in self.model.endpoints and lease.kind is Kind.EXCLUSIVE:
-            self._pods[lease.key] = _Site(self._inside(lease), held=EMPTY)  # nobody was in there before
+            for half in self._halves:
+                half.pods[lease.key] = _Site(self._inside(lease, half), held=EMPTY)  # nobody was in there before
         endpoint = self.model.attach(lease)
         self.wake()
         while endpoint.pod is None:
@@ -208,8 +227,12 @@ class Enforcer:
         self._still_wanted(endpoint)
         if not endpoint.programs:
             return  # all that may be missing is its address in the sets of others
-        chains = {render.program_chain(program, self.model.family)[0] for program in endpoint.programs.values()}
-        sites = [site for site in (self._node, self._pods.get(lease.key)) if site is not None]
+        chains = {
+            render.program_chain(program, half.family)[0]
+            for half in self._halves
+            for program in endpoint.of(half.family).values()
+        }
+        sites = [site for half in self._halves for site in (half.node, half.pods.get(lease.key)) if site is not None]
         while any(site.error is not None for site in sites):
             if any(isinstance(site.error, PlaceGone) for site in sites):
                 raise KernelError(f"the network namespace of pod {lease.pod} is gone")
@@ -238,7 +261,7 @@ class Enforcer:
         _log.error("pod starts without its policies in force", pod=str(lease.pod), error=str(error))
 
     def _sites(self) -> list[_Site]:
-        return [self._node, *self._pods.values()]
+        return [site for half in self._halves for site in (half.node, *half.pods.values())]
 
     async def _turn(self) -> None:
         """Bring every place to what the model says now. What it says is read here, before anything is waited for."""
@@ -246,19 +269,7 @@ class Enforcer:
         self._round += 1
         ended, self._ended = self._ended, None
         delta = self.model.take()
-        news = {set_name(ref, self.model.family): change for ref, change in delta.members.items()}
-        endpoints = self.model.endpoints
-        for key in [key for key in self._pods if key not in endpoints]:
-            del self._pods[key]  # what is in there goes with its namespace
-        node = self._node.held
-        if delta.programs or node is None or self._node.due:
-            node = self._standing(self._node, render.node(endpoints.values(), self.model.family))
-        work = [self._work(self._node, node, news, None)]
-        for key, endpoint in endpoints.items():
-            if endpoint.lease.kind is Kind.EXCLUSIVE:
-                site = self._pods.setdefault(key, _Site(self._inside(endpoint.lease)))
-                within = self._standing(site, render.inside(endpoint, self.model.family, nodes=self._nodes))
-                work.append(self._work(site, within, news, endpoint.lease))
+        work = [each for half in self._halves for each in self._half_work(half, delta)]
         try:
             async with asyncio.TaskGroup() as group:
                 for each in filter(None, work):
@@ -268,8 +279,25 @@ class Enforcer:
                 ended.set_result(None)
         self._measure()
 
-    def _inside(self, lease: Lease) -> Place:
-        return Place(lease.netns, family=self.model.family, iptables=self._iptables)
+    def _half_work(self, half: _Half, delta: Delta) -> Iterator[Coroutine[None, None, None] | None]:
+        # Pods have no addresses in the family that is not the model's.
+        changes = delta.members if half.family == self.model.family else {}
+        news = {set_name(ref, half.family): change for ref, change in changes.items()}
+        endpoints = self.model.endpoints
+        for key in [key for key in half.pods if key not in endpoints]:
+            del half.pods[key]  # what is in there goes with its namespace
+        node = half.node.held
+        if delta.programs or node is None or half.node.due:
+            node = self._standing(half.node, render.node(endpoints.values(), half.family))
+        yield self._work(half.node, node, news, None)
+        for key, endpoint in endpoints.items():
+            if endpoint.lease.kind is Kind.EXCLUSIVE:
+                site = half.pods.setdefault(key, _Site(self._inside(endpoint.lease, half)))
+                within = self._standing(site, render.inside(endpoint, half.family, nodes=self._nodes))
+                yield self._work(site, within, news, endpoint.lease)
+
+    def _inside(self, lease: Lease, half: _Half) -> Place:
+        return Place(lease.netns, family=half.family, iptables=self._iptables)
 
     def _work(
         self, site: _Site, wanted: Layout, news: Mapping[str, Members], lease: Lease | None
@@ -379,33 +407,6 @@ class Enforcer:
         held = [site.held for site in self._sites() if site.held is not None]
         metrics.POLICY_OBJECTS.labels("chains").set(sum(len(layout.chains) for layout in held))
         metrics.POLICY_OBJECTS.labels("sets").set(sum(len(layout.sets) for layout in held))
-
-
-async def leave(
-    leases: Iterable[Lease], *, family: Family, path: str | None = None, iptables: str = "iptables"
-) -> tuple[str, ...]:
-    """Take every chain and set of ours away: on the node, and in the namespaces of its exclusive pods.
-
-    What remains and why, a line each, such as a set that a rule that is not ours looks into.
-    """
-    inside = [lease.netns for lease in leases if lease.kind is Kind.EXCLUSIVE]
-    remains: list[str] = []
-    for place in [Place(where, family=family, iptables=iptables) for where in (path, *inside)]:
-        try:
-            remains += await asyncio.to_thread(_clear, place)
-        except PlaceGone:
-            continue
-        except (KernelError, OSError) as error:
-            remains.append(f"chains and sets of NetworkPolicy: {error}")
-    return tuple(remains)
-
-
-def _clear(place: Place) -> tuple[str, ...]:
-    held, sets = place.observe()
-    if not (change := repair(held, sets, EMPTY, {})):
-        return ()
-    place.apply(change)
-    return place.bury_patiently()
 
 
 def _where(lease: Lease | None) -> str:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address
+from pathlib import Path
 from random import Random
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -24,12 +25,15 @@ from eniway.kube.events import Event
 from eniway.model import Card, Kind, Lease, LeaseKey
 from eniway.node.drops import DropEvents
 from networkpolicy import feed
-from networkpolicy.enforcer import Enforcer, leave
+from networkpolicy.enforcer import Enforcer
+from networkpolicy.leave import leave
 from networkpolicy.model import Model
 
 _log = log.get(__name__)
 AGAIN_SECONDS: Final = 60.0
 """How often the kernel is read back."""
+_IPV6: Final = Path("/proc/sys/net/ipv6")
+"""There where the kernel knows IPv6."""
 _ANOTHER: Final = (404, 409)
 """The pod is gone, or another has its name."""
 
@@ -107,6 +111,7 @@ class Policies:
             self.model,
             fail_open=config.policy_fail_open,
             counted=config.policy_counters,
+            six=True,
             repaired=self._repaired,
         )
         self._drops = DropEvents(self.model, tell=tell)
@@ -129,6 +134,8 @@ class Policies:
         if self.model.sampled and await self.enforcer.refuses_samples():
             _log.warning("what policies drop is not told of: the kernel refuses rules with NFLOG and limit")
             self.model.sampled = False
+        if await self.enforcer.without_six() and _IPV6.exists():
+            _log.error("IPv6 packets of pods are not filtered: the kernel refuses rules of ip6tables")
         async with asyncio.TaskGroup() as group:
             for watch in watches:
                 group.create_task(watch.run())
@@ -217,5 +224,5 @@ async def keep(policies: Policies | None, books: Books) -> None:
     """Keep ``policies`` in force until cancelled; without any, take away what was in force before."""
     if policies is not None:
         await policies.run(node=books.primary.address)
-    for line in await leave(books.leases(), family=4):
+    for line in await leave(books.leases()):
         _log.error("rules of NetworkPolicy are left behind", error=line)

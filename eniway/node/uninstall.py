@@ -47,7 +47,7 @@ from eniway.node import dropins
 from eniway.node.app import BOOT_ID
 from eniway.node.sweep import is_namespace
 from eniway.signals import until_told
-from networkpolicy.enforcer import leave as leave_policies
+from networkpolicy.leave import leave as leave_policies
 
 CLOUD_SECONDS: Final = 300.0
 """How long the cloud may take; an ENI takes some 10 s."""
@@ -170,7 +170,7 @@ async def _leave_node(books: _Books, told: Told) -> tuple[str, ...]:
         for eni in books.contents.enis
         if eni.use is not Use.PRIMARY and eni.slot is not None and eni.mac is not None
     ]
-    remains = await leave_policies((), family=4)
+    remains = await leave_policies(())
     try:
         remains += await asyncio.to_thread(leave_kernel, cards)
     except KernelError as error:

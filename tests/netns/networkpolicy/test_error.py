@@ -42,7 +42,8 @@ async def test_a_place_in_error_is_tried_once_a_second(
         made.policy("p", DENY)
         await made.in_force()
         enforcer = made.enforcers[0]
-        site = enforcer._node if where == "node" else enforcer._pods[member.lease.key]
+        half = enforcer._halves[0]
+        site = half.node if where == "node" else half.pods[member.lease.key]
         bad = site.place
         bad.apply(Change(destroy=tuple(site.held.sets) if site.held else ()))
         assert not bad.is_clean
