@@ -58,6 +58,8 @@ class Delta:
     members: Mapping[Tracked, Change]
     programs: bool
     """Whether any endpoint came or went, or has other programs."""
+    dropped: Collection[Tracked] = ()
+    """Sets whose members nobody asks for any more."""
 
 
 class Model:
@@ -137,7 +139,8 @@ class Model:
 
     def take(self) -> Delta:
         """What changed since the last call."""
-        delta = Delta(self._index.take(), self._changed)
+        dropped = frozenset(self._index.idle)
+        delta = Delta(self._index.take(), self._changed, dropped)
         self._changed = False
         return delta
 

@@ -66,7 +66,7 @@ async def test_the_last_labels_decide(
                 case "at rest":
                     for enforcer in made.enforcers:
                         while not all(site.is_clean for site in enforcer._sites()):
-                            await enforcer._next_turn()
+                            await enforcer._reach(enforcer._sites)
                 case "under way":
                     told = random.choice([labels for labels in LABELS if labels != told])
                     under_way.clear()
