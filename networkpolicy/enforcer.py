@@ -81,7 +81,7 @@ class Enforcer:
         self._round = 0
         """Grows when the model is read; each site says which of these it has been through."""
         self._step: asyncio.Future[None] | None = None
-        """Done when the model is read next, or a site's work ends."""
+        """Of those who wait until something moves."""
 
     def close(self) -> None:
         """Let go of the threads; what is in force stays."""
@@ -179,7 +179,7 @@ class Enforcer:
             return [site for half in self._halves for site in (half.node, half.pods.get(lease.key)) if site is not None]
 
         while endpoint.pod is None:
-            await self._reach(list)
+            await self._moved()
             self._still_wanted(endpoint)
         self.wake()  # the turn that begins at its object's event may have begun before this one was waited for
         await self._reach(own)
@@ -194,7 +194,7 @@ class Enforcer:
         while any(site.error is not None for site in own()):
             if any(isinstance(site.error, PlaceGone) for site in own()):
                 raise KernelError(f"the network namespace of pod {lease.pod} is gone")
-            await self._reach(own)
+            await self._moved()
         if any(site.broken & chains for site in own()):
             raise KernelError(f"pod {lease.pod}: the kernel refused the rules of its policies")
 
@@ -206,9 +206,13 @@ class Enforcer:
         """Return when the model was read after now, and each of ``sites``, asked anew, has been through that."""
         wanted = self._round + 1
         while self._round < wanted or any(site.round < wanted for site in sites()):
-            if self._step is None:
-                self._step = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._step)
+            await self._moved()
+
+    async def _moved(self) -> None:
+        """Return when the model is read next, or a site's work ends."""
+        if self._step is None:
+            self._step = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._step)
 
     def _stepped(self) -> None:
         step, self._step = self._step, None
