@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
+from collections.abc import Iterable
 from typing import Final
 
 from datapath import ipset
@@ -26,10 +27,22 @@ def destroy(sets: Netlink, name: str) -> bool:
     return True
 
 
-def destroy_patiently(sets: Netlink, name: str) -> None:
-    """Try for 5 s, in the calling thread. KernelError where something looks into the set still."""
-    for _ in range(_ATTEMPTS):
-        if destroy(sets, name):
-            return
-        time.sleep(_BUSY_SECONDS)
-    raise KernelError(f"ipset {name}: a rule that is not ours looks into it: see `iptables-save | grep {name}`")
+def destroy_patiently(sets: Netlink, wanted: Iterable[str]) -> tuple[str, ...]:
+    """Try for 5 s in all, in the calling thread. What of it remains and why, a line each."""
+    left, refused = list(wanted), list[str]()
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            time.sleep(_BUSY_SECONDS)
+        for name in tuple(left):
+            try:
+                if destroy(sets, name):
+                    left.remove(name)
+            except KernelError as error:
+                left.remove(name)
+                refused.append(str(error))
+        if not left:
+            break
+    looked = (
+        f"ipset {name}: a rule that is not ours looks into it: see `iptables-save | grep {name}`" for name in left
+    )
+    return (*refused, *looked)

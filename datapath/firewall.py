@@ -171,10 +171,18 @@ def wanting(kernel: Kernel, node: IPv4Address, borders: Borders) -> tuple[str, .
 
 
 def remove() -> None:
-    """Take our chains away, and every jump to them, in the calling thread's namespace."""
-    text = unrender(run("iptables-save"))
-    if text:
-        run("iptables-restore", "--noflush", "--wait", _WAIT, given=text)
+    """Take our chains away, and every jump to them, in the calling thread's namespace.
+
+    Each table by itself, so that one that fails keeps no other. KernelError: of those that did.
+    """
+    failed: list[str] = []
+    for table in unrender(run("iptables-save")).split("COMMIT\n")[:-1]:
+        try:
+            run("iptables-restore", "--noflush", "--wait", _WAIT, given=f"{table}COMMIT\n")
+        except KernelError as error:
+            failed.append(str(error))
+    if failed:
+        raise KernelError("; ".join(failed))
 
 
 def unrender(present: str) -> str:

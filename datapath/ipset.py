@@ -117,6 +117,12 @@ def set_name(payload: bytes) -> str:
     return attributes(payload[4:]).get(_SETNAME, b"").rstrip(b"\0").decode()
 
 
+def set_family(payload: bytes) -> int | None:
+    """AF_INET or AF_INET6; None where a payload only goes on with a large set."""
+    told = attributes(payload[4:]).get(_FAMILY)
+    return told[0] if told else None
+
+
 def _read(fields: dict[int, bytes]) -> Element:
     address = next(iter(attributes(fields[_IP]).values()))
     (flags,) = struct.unpack("!I", fields.get(_CADT_FLAGS, bytes(4)))

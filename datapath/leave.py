@@ -8,7 +8,8 @@ Sysctls stay as they are: what they were before nobody knows, and others may rel
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Final
 
 from datapath import firewall, kernel, marking, observe, rtnetlink
@@ -26,23 +27,39 @@ from eniway.model import Card
 _EVERY_TABLE: Final = 0
 
 
-def leave(cards: Collection[Card]) -> None:
-    """Take everything away; ``cards`` are ours and may be here or not. Nothing left to do is no error. KernelError."""
+def leave(cards: Collection[Card]) -> tuple[str, ...]:
+    """Take everything away; ``cards`` are ours and may be here or not. What remains and why, a line each.
+
+    What one step cannot do, the others are done all the same. KernelError where the kernel cannot be asked at all.
+    """
     try:
         with kernel.opened() as opened:
-            for key in observe.leases(opened):
-                _remove_link(opened, names.host_link(key))
-                _remove_link(opened, names.ifb(key))
-            apply(opened, [Remove(rule) for rule in _rules(opened)])
-            apply(opened, [Remove(route) for route in _routes(opened)])
-            for card in cards:
-                _rest(opened, card)
-            firewall.remove()
-            marking.remove()
-            for made in firewall.SETS:
-                destroy_patiently(opened.sets, made.name)
+            return tuple(_leave(opened, cards))
     except OSError as error:
         raise KernelError(str(error)) from error
+
+
+def _leave(opened: Kernel, cards: Collection[Card]) -> Iterator[str]:
+    steps: list[tuple[str, Callable[[], None]]] = [
+        ("links of pods", lambda: _remove_links(opened)),
+        ("routing rules", lambda: apply(opened, [Remove(rule) for rule in _rules(opened)])),
+        ("routes", lambda: apply(opened, [Remove(route) for route in _routes(opened)])),
+        *((f"the card {card.eni_id}", partial(_rest, opened, card)) for card in cards),
+        ("chains of iptables", firewall.remove),
+        (f"the nftables table {names.NFT_TABLE}", marking.remove),
+    ]
+    for what, step in steps:
+        try:
+            step()
+        except (OSError, KernelError) as error:
+            yield f"{what}: {error}"
+    yield from destroy_patiently(opened.sets, [made.name for made in firewall.SETS])
+
+
+def _remove_links(opened: Kernel) -> None:
+    for key in observe.leases(opened):
+        _remove_link(opened, names.host_link(key))
+        _remove_link(opened, names.ifb(key))
 
 
 def _remove_link(opened: Kernel, name: str) -> None:

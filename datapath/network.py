@@ -18,7 +18,7 @@ from ipaddress import IPv4Address, IPv4Network
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from datapath import firewall, guard, kernel, limits, netns, observe, rtnetlink
+from datapath import firewall, guard, kernel, limits, netns, news, observe, rtnetlink
 from datapath.apply import apply
 from datapath.borders import USUAL, Borders
 from datapath.diff import Op, diff, mend
@@ -26,6 +26,7 @@ from datapath.guard import Guard
 from datapath.kernel import Kernel
 from datapath.marking import Marking
 from datapath.netlink import each_message
+from datapath.news import News
 from datapath.plan import bandwidth, exclusive, node, routed, shared
 from datapath.rtnetlink import Link
 from datapath.state import NOTHING, Direction, Eni, Mark, Member, Netns, NetState, Sysctl, Tbf, Veth
@@ -86,7 +87,7 @@ class Network:
         self._node: _Node | None = None
         self._cards: set[Mac] = set()
         """Those on the node that a change is news of."""
-        self._news: socket.socket | None = None
+        self._news = News(self._cards)
         self._guard = Guard()
         self._marking = Marking()
 
@@ -100,8 +101,7 @@ class Network:
         self._slow.shutdown()
         for home in self._homes:
             home.close()
-        if self._news is not None:
-            self._news.close()
+        self._news.close()
         self._guard.close()
 
     async def start(self, *, service_cidr: IPv4Network, primary: Card) -> bool:
@@ -110,31 +110,20 @@ class Network:
         Again in each sweep: it writes only what is missing or wrong, and returns whether anything was. What it hands
         down to the cards' rp_filter ``prepare_card`` takes back, so that comes after it.
         """
-        if self._news is None:
-            self._news = await self._run(None, lambda: _events(rtnetlink.RTMGRP_LINK | rtnetlink.RTMGRP_IPV4_RULE))
+        if not self._news.listens:
+            self._news.listen(*await self._run(None, news.opened))
         mtu, changed = await self._run("start", lambda: _start(primary, self._borders, self._marking), slow=True)
         self._node = _Node(service_cidr, mtu, self._borders.metadata)
         self._cards.add(primary.mac)
         return changed
 
     async def changed(self) -> None:
-        """Return once a card's link came, went or was changed, or a rule of ours went, since the last call.
+        """Return once a card's link came, went or changed, or a rule, table or jump of ours went, since the last call.
 
         Links of pods, and cards on their way into a pod, are not news. For one caller at a time, who waits a little
         before acting: news come in swarms, and some are of our own making.
         """
-        if self._news is None:
-            raise InvariantBroken("Network.start has not been called")
-        while True:
-            # Each pod's links are a dozen messages, read here only as far as they might be about a card.
-            news = await _received(self._news)
-            macs = [bytes.fromhex(mac.replace(":", "")) for mac in self._cards]
-            if news is None or any(
-                _is_news(kind, payload, self._cards)
-                for kind, payload in news
-                if kind == rtnetlink.RTM_DELRULE or any(mac in payload for mac in macs)
-            ):
-                return
+        await self._news.changed()
 
     async def wait_card(self, mac: Mac, *, deadline: float) -> int:
         """The ifindex of the link with ``mac`` once it is in the node's namespace.
@@ -303,7 +292,7 @@ class Network:
 
     async def _until(self, wanted: Callable[[Link], bool], deadline: float) -> Link | None:
         """The link that is wanted, once it is in the node's namespace; None at ``deadline``."""
-        events = await self._run(None, lambda: _events(rtnetlink.RTMGRP_LINK))
+        events = await self._run(None, _link_events)
         with events, suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 while True:
@@ -532,8 +521,8 @@ def _not_here(card: Card) -> NotReady:
 # --- events
 
 
-def _events(groups: int) -> socket.socket:
-    events = netns.netlink_socket(socket.NETLINK_ROUTE, groups=groups)
+def _link_events() -> socket.socket:
+    events = netns.netlink_socket(socket.NETLINK_ROUTE, groups=rtnetlink.RTMGRP_LINK)
     events.setblocking(False)
     return events
 
@@ -545,20 +534,10 @@ def _find(wanted: Callable[[Link], bool]) -> Link | None:
 
 async def _concerns(events: socket.socket, wanted: Callable[[Link], bool]) -> bool:
     """Wait for news of links; True if they may be about the one that is wanted."""
-    news = await _received(events)
-    return news is None or any(
-        kind == rtnetlink.RTM_NEWLINK and wanted(rtnetlink.link(payload)) for kind, payload in news
+    told_of = await _received(events)
+    return told_of is None or any(
+        kind == rtnetlink.RTM_NEWLINK and wanted(rtnetlink.link(payload)) for kind, payload in told_of
     )
-
-
-def _is_news(kind: int, payload: bytes, cards: Collection[Mac]) -> bool:
-    """Whether a message is of a rule of ours that went, or of a card, unless that went into a pod."""
-    if kind == rtnetlink.RTM_DELRULE:
-        return rtnetlink.rule(payload) is not None
-    if kind not in {rtnetlink.RTM_NEWLINK, rtnetlink.RTM_DELLINK}:
-        return False
-    link = rtnetlink.link(payload)
-    return not link.moved and any(observe.has_mac(link, mac) for mac in cards)
 
 
 async def _received(events: socket.socket) -> list[tuple[int, bytes]] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from ipaddress import ip_network
 from typing import Final, TypeVar
 
@@ -28,6 +29,7 @@ from networkpolicy.terms import (
     PortSet,
     Term,
     Verdict,
+    refs_of,
 )
 
 _HIGHEST_PORT: Final = 65535
@@ -90,20 +92,39 @@ def _read(raw: msgspec.Raw | bytes, shape: type[_T]) -> _T | None:
 
 
 def compile_policy(namespace: str, name: str, spec: msgspec.Raw | bytes, family: Family) -> Policy:
-    """The policy ``namespace``/``name``.
+    """The policy ``namespace``/``name``; one for IPv4 says what becomes of IPv6 as well.
 
     A spec with an unknown field isolates whom it selects and allows nothing; one that cannot be read at all does so in
     both directions.
     """
     subject, rules = _rules(spec)
     scope = PodSet(namespace, None, subject)
-    compiler = _Compiler(scope, f"{namespace}/{name}", family)
-    return Policy(
-        namespace=namespace,
-        name=name,
-        subject=subject,
-        terms=tuple((direction, tuple(compiler.terms(direction, given))) for direction, given in rules),
-        digest=hashlib.sha256(f"{family} {namespace}/{name} ".encode() + bytes(spec)).hexdigest(),
+
+    def compiled(family: Family) -> Policy:
+        compiler = _Compiler(scope, f"{namespace}/{name}", family)
+        return Policy(
+            namespace=namespace,
+            name=name,
+            subject=subject,
+            terms=tuple((direction, tuple(compiler.terms(direction, given))) for direction, given in rules),
+            digest=hashlib.sha256(f"{family} {namespace}/{name} ".encode() + bytes(spec)).hexdigest(),
+        )
+
+    policy = compiled(family)
+    return policy if family == 6 else replace(policy, six=_without_pods(compiled(6)))
+
+
+def _without_pods(policy: Policy) -> Policy:
+    """The same without terms that look for pods: they would match nothing."""
+    return replace(
+        policy,
+        terms=tuple(
+            (
+                direction,
+                tuple(term for term in terms if not any(isinstance(ref, PodSet | PortSet) for ref in refs_of(term))),
+            )
+            for direction, terms in policy.terms
+        ),
     )
 
 

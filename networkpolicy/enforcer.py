@@ -14,8 +14,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, TypeVar
 
@@ -25,10 +24,10 @@ from eniway.errors import EniwayError, KernelError, NotReady
 from eniway.model import Kind, Lease, LeaseKey
 from networkpolicy import counters, render
 from networkpolicy.change import Change, Held, follow, plain, repair, tidy
-from networkpolicy.index import Change as Members
 from networkpolicy.model import Endpoint, Model
 from networkpolicy.place import Place, PlaceGone
 from networkpolicy.render import EMPTY, Layout
+from networkpolicy.site import Half, Site
 from networkpolicy.terms import Direction, Family, set_name
 
 _T = TypeVar("_T")
@@ -38,41 +37,8 @@ WAIT_SECONDS: Final = 10.0
 """How long an ADD waits for its pod's object and program."""
 _RETRY_SECONDS: Final = 1.0
 _BURY_SECONDS: Final = 0.1
-_TIDY_SECONDS: Final = 0.1
-"""Without a change of rules, after which those that newer ones stand before are deleted: the next change would wait."""
-_UNTIDY_SECONDS: Final = 1.0
-"""How long they stay at most."""
-_THREADS: Final = 3
-
-
-@dataclass(slots=True)
-class _Site:
-    """A place and what is known of it; ``held`` None: it has to be read first."""
-
-    place: Place
-    held: Layout | None = None
-    due: bool = False
-    """It was told to have changed, or a while ago: it is read again."""
-    error: KernelError | None = None
-    again: float = 0.0
-    """With an error: when it is tried again, and not before."""
-    broken: frozenset[str] = frozenset()
-    """Programs that the kernel refused; others stand in for them until all is read again."""
-    stands: Held = field(default_factory=Held)
-    """The rules that are there, leftovers included."""
-    counts: counters.Counts = field(default_factory=dict)
-    changed: float = 0.0
-    """When rules were changed last; ``untidy``: since when some are left over."""
-    untidy: float | None = None
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether nothing waits to be taken away."""
-        return self.untidy is None and self.place.is_clean
-
-    def is_tidied(self, now: float) -> bool:
-        """Whether leftovers are to go now, even if a change has to wait for it."""
-        return self.untidy is not None and (now - self.changed >= _TIDY_SECONDS or now - self.untidy >= _UNTIDY_SECONDS)
+_NODE_THREADS, _POD_THREADS = 2, 3
+"""Places that are worked on at once. The node's own, one for each address family, wait for no pod."""
 
 
 class Enforcer:
@@ -80,7 +46,7 @@ class Enforcer:
 
     ``nodes``: addresses of this node. ``path``: its network namespace, where it is not the process's own. ``repaired``
     is told of each exclusive pod whose own namespace was not as it was left. ``counted``: what policies let pass is
-    shown in a metric.
+    shown in a metric. ``six``: IPv6 packets are filtered beside those of the model's family.
     """
 
     def __init__(
@@ -92,6 +58,7 @@ class Enforcer:
         iptables: str = "iptables",
         wait_seconds: float = WAIT_SECONDS,
         counted: bool = False,
+        six: bool = False,
         repaired: Callable[[Lease, str], None] = lambda _lease, _what: None,
     ) -> None:
         self.model = model
@@ -103,24 +70,38 @@ class Enforcer:
         """Policies in the metric."""
         self._repaired = repaired
         self._nodes: tuple[IPv4Address | IPv6Address, ...] = ()
-        self._threads = ThreadPoolExecutor(_THREADS, "networkpolicy")
-        self._node = _Site(Place(path, family=model.family, iptables=iptables))
-        self._pods: dict[LeaseKey, _Site] = {}
+        self._node_threads = ThreadPoolExecutor(_NODE_THREADS, "networkpolicy")
+        self._pod_threads = ThreadPoolExecutor(_POD_THREADS, "networkpolicy-pod")
+        families: tuple[Family, ...] = (model.family, 6) if six and model.family == 4 else (model.family,)
+        self._halves = [
+            Half(each, Site(Place(path, family=each, iptables=iptables), self._node_threads)) for each in families
+        ]
         self._ready = asyncio.Event()
         self._wanted = asyncio.Event()
         self._round = 0
-        """Grows when a change is begun; waiters of an earlier one are served by it."""
-        self._ended: asyncio.Future[None] | None = None
+        """Grows when the model is read; each site says which of these it has been through."""
+        self._step: asyncio.Future[None] | None = None
+        """Of those who wait until something moves."""
 
     def close(self) -> None:
         """Let go of the threads; what is in force stays."""
-        self._threads.shutdown()
+        self._node_threads.shutdown()
+        self._pod_threads.shutdown()
 
     # -- told from outside
 
     async def refuses_samples(self) -> bool:
         """Whether this kernel takes rules, but none that samples what is dropped."""
-        return await self._thread(lambda: self._node.place.refuses(render.sample(Direction.INGRESS)))
+        node = self._halves[0].node
+        return await _thread(node, lambda: node.place.refuses(render.sample(Direction.INGRESS)))
+
+    async def without_six(self) -> bool:
+        """Filter no IPv6 packets if this kernel takes no rules for them; whether that is so."""
+        for half in self._halves[1:]:
+            if await _thread(half.node, half.node.place.refuses_all):
+                self._halves.remove(half)
+                return True
+        return False
 
     def start(self, leases: Iterable[Lease], *, nodes: Sequence[IPv4Address | IPv6Address]) -> None:
         """Every object is known now, and ``leases`` are this node's pods."""
@@ -165,7 +146,7 @@ class Enforcer:
     async def in_force(self) -> None:
         """Return when what the model says now is in force; KernelError where it cannot be."""
         self.wake()
-        await self._next_turn()
+        await self._reach(self._sites)
         for site in self._sites():
             if site.error is not None:
                 raise site.error
@@ -181,55 +162,62 @@ class Enforcer:
     async def run(self) -> None:
         """Follow the model until cancelled."""
         await self._ready.wait()
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._pause()):
-                    await self._wanted.wait()
-            await self._turn()
-
-    def _pause(self) -> float | None:
-        """Until a place has to be looked after, though nothing changes."""
-        now = asyncio.get_running_loop().time()
-        errors = [site.again - now for site in self._sites() if site.error is not None]
-        is_clean = all(site.is_clean for site in self._sites() if site.error is None)
-        return min([*errors, *([] if is_clean else [_BURY_SECONDS])], default=None)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._wanted.wait()
+                self._turn(group)
 
     async def _prepare(self, lease: Lease) -> None:
         await self._ready.wait()
         if lease.key not in self.model.endpoints and lease.kind is Kind.EXCLUSIVE:
-            self._pods[lease.key] = _Site(self._inside(lease), held=EMPTY)  # nobody was in there before
+            for half in self._halves:
+                half.pods[lease.key] = self._inside(lease, half, held=EMPTY)  # nobody was in there before
         endpoint = self.model.attach(lease)
         self.wake()
+
+        def own() -> list[Site]:
+            return [site for half in self._halves for site in (half.node, half.pods.get(lease.key)) if site is not None]
+
         while endpoint.pod is None:
-            await self._next_turn()
+            await self._moved()
             self._still_wanted(endpoint)
         self.wake()  # the turn that begins at its object's event may have begun before this one was waited for
-        await self._next_turn()
+        await self._reach(own)
         self._still_wanted(endpoint)
         if not endpoint.programs:
             return  # all that may be missing is its address in the sets of others
-        chains = {render.program_chain(program, self.model.family)[0] for program in endpoint.programs.values()}
-        sites = [site for site in (self._node, self._pods.get(lease.key)) if site is not None]
-        while any(site.error is not None for site in sites):
-            if any(isinstance(site.error, PlaceGone) for site in sites):
+        chains = {
+            render.program_chain(program, half.family)[0]
+            for half in self._halves
+            for program in endpoint.of(half.family).values()
+        }
+        while any(site.error is not None for site in own()):
+            if any(isinstance(site.error, PlaceGone) for site in own()):
                 raise KernelError(f"the network namespace of pod {lease.pod} is gone")
-            await self._next_turn()
-        if any(site.broken & chains for site in sites):
+            await self._moved()
+        if any(site.broken & chains for site in own()):
             raise KernelError(f"pod {lease.pod}: the kernel refused the rules of its policies")
 
     def _still_wanted(self, endpoint: Endpoint) -> None:
         if self.model.endpoints.get(endpoint.lease.key) is not endpoint:
             raise NotReady(f"pod {endpoint.lease.pod}: its network was given up while its policies were waited for")
 
-    async def _next_turn(self) -> None:
-        """Return at the end of a turn that has begun after now."""
+    async def _reach(self, sites: Callable[[], Collection[Site]]) -> None:
+        """Return when the model was read after now, and each of ``sites``, asked anew, has been through that."""
         wanted = self._round + 1
-        while True:
-            if self._ended is None:
-                self._ended = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._ended)
-            if self._round >= wanted:
-                return
+        while self._round < wanted or any(site.round < wanted for site in sites()):
+            await self._moved()
+
+    async def _moved(self) -> None:
+        """Return when the model is read next, or a site's work ends."""
+        if self._step is None:
+            self._step = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._step)
+
+    def _stepped(self) -> None:
+        step, self._step = self._step, None
+        if step is not None and not step.done():
+            step.set_result(None)
 
     def _refuse(self, lease: Lease, error: EniwayError, cause: BaseException) -> None:
         metrics.POLICY_FAILURES.labels("open" if self._fail_open else "closed").inc()
@@ -237,44 +225,74 @@ class Enforcer:
             raise error from cause
         _log.error("pod starts without its policies in force", pod=str(lease.pod), error=str(error))
 
-    def _sites(self) -> list[_Site]:
-        return [self._node, *self._pods.values()]
+    def _sites(self) -> list[Site]:
+        return [site for half in self._halves for site in (half.node, *half.pods.values())]
 
-    async def _turn(self) -> None:
-        """Bring every place to what the model says now. What it says is read here, before anything is waited for."""
+    def _turn(self, group: asyncio.TaskGroup) -> None:
+        """Read the model, and have every place that rests brought to what it says; the others come to it afterwards."""
         self._wanted.clear()
         self._round += 1
-        ended, self._ended = self._ended, None
         delta = self.model.take()
-        news = {set_name(ref, self.model.family): change for ref, change in delta.members.items()}
+        for half in self._halves:
+            # Pods have no addresses in the family that is not the model's.
+            changes = delta.members if half.family == self.model.family else {}
+            half.changed = half.changed or delta.programs
+            half.note(
+                {set_name(ref, half.family): change for ref, change in changes.items()},
+                dropped={set_name(ref, half.family) for ref in delta.dropped},
+            )
+            self._begin_half(half, group)
+        self._stepped()
+
+    def _begin_half(self, half: Half, group: asyncio.TaskGroup) -> None:
         endpoints = self.model.endpoints
-        for key in [key for key in self._pods if key not in endpoints]:
-            del self._pods[key]  # what is in there goes with its namespace
-        node = self._node.held
-        if delta.programs or node is None or self._node.due:
-            node = self._standing(self._node, render.node(endpoints.values(), self.model.family))
-        work = [self._work(self._node, node, news, None)]
+        for key in [key for key in half.pods if key not in endpoints]:
+            del half.pods[key]  # what is in there goes with its namespace
+        if not half.node.busy:
+            node = half.node.held
+            if half.changed or node is None or half.node.due:
+                node = self._standing(half.node, render.node(endpoints.values(), half.family))
+                half.changed = False
+            self._begin(half.node, node, None, group)
         for key, endpoint in endpoints.items():
             if endpoint.lease.kind is Kind.EXCLUSIVE:
-                site = self._pods.setdefault(key, _Site(self._inside(endpoint.lease)))
-                within = self._standing(site, render.inside(endpoint, self.model.family, nodes=self._nodes))
-                work.append(self._work(site, within, news, endpoint.lease))
-        try:
-            async with asyncio.TaskGroup() as group:
-                for each in filter(None, work):
-                    group.create_task(each)
-        finally:
-            if ended is not None and not ended.done():
-                ended.set_result(None)
+                if key not in half.pods:
+                    half.pods[key] = self._inside(endpoint.lease, half)
+                if not (site := half.pods[key]).busy:
+                    within = self._standing(site, render.inside(endpoint, half.family, nodes=self._nodes))
+                    self._begin(site, within, endpoint.lease, group)
+
+    def _inside(self, lease: Lease, half: Half, *, held: Layout | None = None) -> Site:
+        place = Place(lease.netns, family=half.family, iptables=self._iptables)
+        return Site(place, self._pod_threads, held=held)
+
+    def _begin(self, site: Site, wanted: Layout, lease: Lease | None, group: asyncio.TaskGroup) -> None:
+        work = self._work(site, wanted, lease)
+        if work is None:
+            site.round = self._round
+        else:
+            site.busy = True
+            group.create_task(self._carry_out(site, work, self._round))
+
+    async def _carry_out(self, site: Site, work: Coroutine[None, None, None], number: int) -> None:
+        await work
+        site.busy, site.round = False, number
+        loop = asyncio.get_running_loop()
+        if number < self._round:
+            self.wake()  # for what came meanwhile
+        if site.error is not None:
+            loop.call_at(site.again, self.wake)
+        elif not site.is_clean:
+            loop.call_later(_BURY_SECONDS, self.wake)
         self._measure()
+        self._stepped()
 
-    def _inside(self, lease: Lease) -> Place:
-        return Place(lease.netns, family=self.model.family, iptables=self._iptables)
-
-    def _work(
-        self, site: _Site, wanted: Layout, news: Mapping[str, Members], lease: Lease | None
-    ) -> Coroutine[None, None, None] | None:
+    def _work(self, site: Site, wanted: Layout, lease: Lease | None) -> Coroutine[None, None, None] | None:
         """What there is to do at a place."""
+        news, site.news = site.news, {}
+        lost, site.lost = site.lost, set()
+        if not lost.isdisjoint(wanted.sets):
+            site.due = True
         now = asyncio.get_running_loop().time()
         if site.error is not None and now < site.again:
             return None
@@ -290,10 +308,10 @@ class Enforcer:
         return None
 
     async def _repair(
-        self, site: _Site, wanted: Layout, members: Mapping[str, Sequence[Element]], lease: Lease | None
+        self, site: Site, wanted: Layout, members: Mapping[str, Sequence[Element]], lease: Lease | None
     ) -> Layout:
         was_known = site.held is not None
-        held, sets = await self._thread(site.place.observe)
+        held, sets = await _thread(site, site.place.observe)
         if self._counted:
             self._count(site)
         change = repair(held, sets, wanted, members)
@@ -306,12 +324,12 @@ class Enforcer:
         except PlaceGone:
             raise
         except KernelError:
-            site.broken |= await self._thread(lambda: site.place.refused(render.programs(wanted)))
+            site.broken |= await _thread(site, lambda: site.place.refused(render.programs(wanted)))
             if not site.broken:
                 raise
             _log.error("programs were refused, their pods are shut off", where=_where(lease), chains=len(site.broken))
             wanted = self._standing(site, wanted)
-            held, sets = await self._thread(site.place.observe)
+            held, sets = await _thread(site, site.place.observe)
             return await self._apply(site, repair(held, sets, wanted, members), wanted)
         if was_known and not (known and replace(change, text="") == Change(left=change.left)):
             metrics.POLICY_REPAIRS.inc()
@@ -320,17 +338,17 @@ class Enforcer:
                 self._repaired(lease, str(change))
         return wanted
 
-    async def _apply(self, site: _Site, change: Change, wanted: Layout) -> Layout:
+    async def _apply(self, site: Site, change: Change, wanted: Layout) -> Layout:
         site.held = None
         began = time.perf_counter()
-        await self._thread(lambda: site.place.apply(change, bury=change.left == plain(wanted)))
+        await _thread(site, lambda: site.place.apply(change, bury=change.left == plain(wanted)))
         metrics.POLICY_SECONDS.labels("apply").observe(time.perf_counter() - began)
         if change.text:
             site.changed = asyncio.get_running_loop().time()
         self._note(site, change.left, wanted)
         return wanted
 
-    def _count(self, site: _Site) -> None:
+    def _count(self, site: Site) -> None:
         passed = counters.since(site.counts, site.place.counts)
         site.counts = site.place.counts
         active = set(self.model.active())
@@ -341,17 +359,17 @@ class Enforcer:
             self._shown.add(policy)
             metrics.POLICY_PACKETS.labels(policy).inc(passed[policy])
 
-    def _note(self, site: _Site, left: Held, wanted: Layout) -> None:
+    def _note(self, site: Site, left: Held, wanted: Layout) -> None:
         site.stands = left
         if left == plain(wanted):
             site.untidy = None
         elif site.untidy is None:
             site.untidy = asyncio.get_running_loop().time()
 
-    def _standing(self, site: _Site, wanted: Layout) -> Layout:
+    def _standing(self, site: Site, wanted: Layout) -> Layout:
         return render.without(wanted, site.broken, fail_open=self._fail_open) if site.broken else wanted
 
-    async def _guarded(self, site: _Site, work: Awaitable[Layout], lease: Lease | None) -> None:
+    async def _guarded(self, site: Site, work: Awaitable[Layout], lease: Lease | None) -> None:
         """One place's work; what fails is kept with it, and tried again after the place was read."""
         try:
             site.held = await work
@@ -364,42 +382,23 @@ class Enforcer:
         else:
             site.error = None
 
-    async def _thread(self, work: Callable[[], _T]) -> _T:
-        """``work`` in a thread; a cancelled caller waits for it."""
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait([future])
-            raise
-        except OSError as error:
-            raise KernelError(str(error)) from error
-
     def _measure(self) -> None:
         held = [site.held for site in self._sites() if site.held is not None]
         metrics.POLICY_OBJECTS.labels("chains").set(sum(len(layout.chains) for layout in held))
         metrics.POLICY_OBJECTS.labels("sets").set(sum(len(layout.sets) for layout in held))
 
 
-async def leave(
-    leases: Iterable[Lease], *, family: Family, path: str | None = None, iptables: str = "iptables"
-) -> None:
-    """Take every chain and set of ours away: on the node, and in the namespaces of its exclusive pods.
-
-    KernelError, also where a rule that is not ours looks into a set: all but that is gone from its place.
-    """
-    inside = [lease.netns for lease in leases if lease.kind is Kind.EXCLUSIVE]
-    for place in [Place(where, family=family, iptables=iptables) for where in (path, *inside)]:
-        with suppress(PlaceGone):
-            await asyncio.to_thread(_clear, place)
-
-
-def _clear(place: Place) -> None:
-    held, sets = place.observe()
-    if change := repair(held, sets, EMPTY, {}):
-        place.apply(change)
-        place.bury_patiently()
-
-
 def _where(lease: Lease | None) -> str:
     return "this node" if lease is None else f"pod {lease.pod}"
+
+
+async def _thread(site: Site, work: Callable[[], _T]) -> _T:
+    """``work`` in a thread for that place; a cancelled caller waits for it."""
+    future = asyncio.get_running_loop().run_in_executor(site.threads, work)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait([future])
+        raise
+    except OSError as error:
+        raise KernelError(str(error)) from error

@@ -8,7 +8,7 @@ was noted; an address that two pods have at once, as when one follows the other,
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -28,6 +28,15 @@ class Change:
 
     added: set[Element] = field(default_factory=set)
     removed: set[Element] = field(default_factory=set)
+
+    def then(self, later: Change) -> Change:
+        """Both, one after the other."""
+        both = Change(set(self.added), set(self.removed))
+        for element in later.added:
+            _cancel(both.removed, both.added, element)
+        for element in later.removed:
+            _cancel(both.added, both.removed, element)
+        return both
 
 
 @dataclass(slots=True)
@@ -50,6 +59,11 @@ class Index:
     def members(self, ref: Tracked) -> Iterable[Element]:
         """Elements of a set."""
         return self._sets[ref].count
+
+    @property
+    def idle(self) -> Collection[Tracked]:
+        """Sets that ``take`` will drop."""
+        return self._idle
 
     def take(self) -> Mapping[Tracked, Change]:
         """What changed since the last call. Sets that nobody uses are dropped only here.

@@ -32,6 +32,12 @@ class Endpoint:
     """As last seen: a lease outlives the object of a pod that was deleted by force."""
     programs: Mapping[Direction, Program] = field(default_factory=dict)
     """None of a direction in which no policy isolates it."""
+    six: Mapping[Direction, Program] = field(default_factory=dict)
+    """The same for IPv6."""
+
+    def of(self, family: Family) -> Mapping[Direction, Program]:
+        """Programs for packets of a family. Of a model for IPv6, ``programs`` are for IPv6."""
+        return self.six if family == 6 else self.programs
 
     def is_of(self, pod: Pod) -> bool:
         """Whether the lease is that pod's, not a predecessor's of the same name. An old runtime tells no uid."""
@@ -52,6 +58,8 @@ class Delta:
     members: Mapping[Tracked, Change]
     programs: bool
     """Whether any endpoint came or went, or has other programs."""
+    dropped: Collection[Tracked] = ()
+    """Sets whose members nobody asks for any more."""
 
 
 class Model:
@@ -131,7 +139,8 @@ class Model:
 
     def take(self) -> Delta:
         """What changed since the last call."""
-        delta = Delta(self._index.take(), self._changed)
+        dropped = frozenset(self._index.idle)
+        delta = Delta(self._index.take(), self._changed, dropped)
         self._changed = False
         return delta
 
@@ -302,6 +311,7 @@ class Model:
 
     def _set_programs(self, endpoint: Endpoint, programs: Mapping[Direction, Program]) -> None:
         before, endpoint.programs = endpoint.programs, programs
+        endpoint.six = {way: program.six() for way, program in programs.items()} if self.family == 4 else programs
         if {way: program.key for way, program in before.items()} == {way: p.key for way, p in programs.items()}:
             return
         self._changed = True

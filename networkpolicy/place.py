@@ -38,11 +38,14 @@ class PlaceGone(KernelError):
 
 
 class Place:
-    """``path``: of the namespace; None: the calling thread's. ``iptables``: the programs, such as iptables-legacy."""
+    """For packets of ``family``. ``path``: of the namespace; None: the calling thread's.
+
+    ``iptables``: the programs, such as iptables-legacy.
+    """
 
     def __init__(self, path: str | None, *, family: Family, iptables: str = "iptables") -> None:
         self._path = path
-        self._family = family
+        self.family: Final = family
         self._iptables = iptables if family == 4 else iptables.replace("ip", "ip6", 1)
         self._doomed: set[str] = set()
         """Sets that nothing refers to and that the kernel has not let go of yet."""
@@ -58,7 +61,7 @@ class Place:
             for name, ref, elements in change.make:
                 self._doomed.discard(name)
                 # One of that name may be there yet, with members of another day.
-                messages = (ipset.create(_made(name, ref, self._family)), ipset.flush(name))
+                messages = (ipset.create(_made(name, ref, self.family)), ipset.flush(name))
                 _call(sets, *messages, *ipset.add_elements(name, elements))
             for name, elements in change.add:
                 _call(sets, *ipset.add_elements(name, elements))
@@ -90,17 +93,24 @@ class Place:
             self._restore(rules(taken, EMPTY))
         return refused == {_PROBE}
 
+    def refuses_all(self) -> bool:
+        """Whether the kernel takes no chain at all. Nothing is left of it."""
+        if self.refused({_PLAIN: ()}):
+            return True
+        with self._entered(), suppress(KernelError):  # a repair finds it
+            self._restore(rules(Held((), {_PLAIN: ()}), EMPTY))
+        return False
+
     @property
     def is_clean(self) -> bool:
         """Whether nothing waits to be taken away."""
         return not self._doomed
 
-    def bury_patiently(self) -> None:
-        """Take away sets that the kernel has not let go of yet. KernelError where a rule that is not ours holds one."""
+    def bury_patiently(self) -> tuple[str, ...]:
+        """Take away sets that the kernel has not let go of yet. What remains and why, a line each."""
         with self._entered(), self._sets() as sets:
-            for name in tuple(self._doomed):
-                destroy_patiently(sets, name)
-                self._doomed.discard(name)
+            doomed, self._doomed = self._doomed, set()
+            return destroy_patiently(sets, sorted(doomed))
 
     def observe(self) -> tuple[Held, Mapping[str, set[Element]]]:
         """Our rules and our sets, as they are."""
@@ -110,7 +120,8 @@ class Place:
             found: dict[str, set[Element]] = {}
             for payload in sets.dump(ipset.list_sets()):
                 name = ipset.set_name(payload)
-                if name.startswith(names.POLICY_SET_PREFIX) and name not in self._doomed:
+                is_of_ours = name in found or ipset.set_family(payload) == _FAMILIES[self.family]
+                if is_of_ours and name.startswith(names.POLICY_SET_PREFIX) and name not in self._doomed:
                     found.setdefault(name, set()).update(ipset.each_element(payload))
         return held, found
 

@@ -91,10 +91,11 @@ def node(endpoints: Collection[Endpoint], family: Family) -> Layout:
     links: dict[Direction, dict[str, str]] = {direction: {} for direction in Direction}
     cards: list[str] = []
     for endpoint in endpoints:
-        for direction, program in endpoint.programs.items():
+        for direction, program in endpoint.of(family).items():
             chain = drawn.program(program)
             links[direction][names.host_link(endpoint.lease.key)] = chain
-            if endpoint.lease.kind is Kind.EXCLUSIVE and direction is Direction.INGRESS:
+            known = endpoint.lease.address.version == family
+            if known and endpoint.lease.kind is Kind.EXCLUSIVE and direction is Direction.INGRESS:
                 cards.append(f"-d {_host(endpoint.lease.address)} -g {chain}")
     if not drawn.chains:
         return EMPTY
@@ -122,17 +123,19 @@ def inside(endpoint: Endpoint, family: Family, *, nodes: Sequence[Address]) -> L
     """Of an exclusive pod's namespace; ``nodes``: addresses of its own node, whose packets always pass.
 
     Connections are known from the pod's start on, whether or not a policy selects it: to a filter that came later,
-    those of before would be new.
+    those of before would be new. Not so of IPv6, where pods have no addresses but those of their links.
     """
-    drawn = _Drawing(family)
+    drawn, programs = _Drawing(family), endpoint.of(family)
+    if not programs and endpoint.lease.address.version != family:
+        return EMPTY
     card = endpoint.lease.key.ifname
     first = [_KNOWN, *(_NEIGHBOURS if family == 6 else ())]
     entering, leaving = list(first), list(first)
     jumps = [Jump("PREROUTING", f"-i {card} -j {_ours('TO')}")]
-    if (program := endpoint.programs.get(Direction.INGRESS)) is not None:
+    if (program := programs.get(Direction.INGRESS)) is not None:
         entering += (f"-s {_host(address)} -j RETURN" for address in nodes if address.version == family)
         entering.append(f"-g {drawn.program(program)}")
-    if (program := endpoint.programs.get(Direction.EGRESS)) is not None:
+    if (program := programs.get(Direction.EGRESS)) is not None:
         leaving.append(f"-g {drawn.program(program)}")
         drawn.chains[_ours("FROM")] = tuple(leaving)
         jumps.append(Jump("POSTROUTING", f"-o {card} -j {_ours('FROM')}"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
@@ -128,6 +128,8 @@ class Policy:
     terms: tuple[tuple[Direction, tuple[Term, ...]], ...]
     digest: str
     """Of all that it says."""
+    six: Policy | None = None
+    """Of one for IPv4: what it says of IPv6, in which pods have no addresses: terms of networks and of any peer."""
 
     @property
     def key(self) -> str:
@@ -164,6 +166,10 @@ class Program:
     def key(self) -> tuple[str, ...]:
         """What tells programs apart."""
         return (self.direction, str(self.audit), str(self.sampled), *(policy.digest for policy in self.policies))
+
+    def six(self) -> Program:
+        """What becomes of IPv6 packets. They are not sampled: nobody could tell whose they are."""
+        return replace(self, policies=tuple(policy.six or policy for policy in self.policies), sampled=False)
 
     def terms(self) -> tuple[Term, ...]:
         """In order: by the policies' names."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from eniway import names
-from eniway.cli.verb import NOT_WELL, OK, REFUSED, Verb
+from eniway.cli.verb import FAILED, NOT_WELL, OK, REFUSED, Verb
 
 
 def _arguments(parser: ArgumentParser) -> None:
@@ -32,9 +32,11 @@ def _run(options: Namespace) -> int:
     except InUse as error:
         sys.stderr.write(f"eniway uninstall: refused: {error}\n")
         return REFUSED
-    for line in remains:
+    for line in remains.lines:
         sys.stderr.write(f"eniway uninstall: remains: {line}\n")
-    return NOT_WELL if remains else OK
+    if remains.node:
+        return FAILED
+    return NOT_WELL if remains.cloud else OK
 
 
 VERB: Final = Verb("uninstall", "clean this node, once its daemon and its pods have ended", _arguments, _run)

@@ -107,8 +107,9 @@ async def _serve(  # noqa: PLR0915 -- a composition root: it only lists
             switch=switch,
         )
         stack.push_async_callback(books.close)
+        policies: Policies | None = None
         if config.networkpolicy:
-            network.guard = stack.enter_context(
+            policies = network.guard = stack.enter_context(
                 Policies(client, config=config, leases=books.leases, tell=recorder.tell, random=random)
             )
         handler = Handler(books, network, pods, add_seconds=config.add_deadline_seconds, default=config.default_wish)
@@ -155,7 +156,7 @@ async def _serve(  # noqa: PLR0915 -- a composition root: it only lists
             group.create_task(recorder.run())
             group.create_task(_tell_conditions(books, recorder))
             await network.start(service_cidr=config.service_network, primary=books.primary)
-            group.create_task(keep(network.guard, books))
+            group.create_task(keep(policies, books))
             group.create_task(switch.follow(books.wake, clock=clock))
             group.create_task(books.run())
             group.create_task(reader.run())
@@ -169,6 +170,8 @@ async def _serve(  # noqa: PLR0915 -- a composition root: it only lists
             _log.info("serving", node=node, instance=opening.identity.instance_id, leases=len(books.leases()))
             while True:
                 await sweeper.due(config.sweep_seconds)
+                if policies is not None:
+                    policies.look_again()
                 await _sweep(sweeper)
 
 

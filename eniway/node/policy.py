@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from ipaddress import IPv4Address
+from pathlib import Path
 from random import Random
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -17,20 +19,39 @@ from datapath.network import Attachment, Network
 from eniway import log, names
 from eniway.backoff import full_jitter
 from eniway.config import NodeConfig
-from eniway.errors import KernelError, KubeError
+from eniway.errors import KubeError
 from eniway.kube.client import MERGE, KubeClient
 from eniway.kube.events import Event
 from eniway.model import Card, Kind, Lease, LeaseKey
 from eniway.node.drops import DropEvents
 from networkpolicy import feed
-from networkpolicy.enforcer import Enforcer, leave
+from networkpolicy.enforcer import Enforcer
+from networkpolicy.leave import leave
 from networkpolicy.model import Model
 
 _log = log.get(__name__)
 AGAIN_SECONDS: Final = 60.0
 """How often the kernel is read back."""
+_IPV6: Final = Path("/proc/sys/net/ipv6")
+"""There where the kernel knows IPv6."""
 _ANOTHER: Final = (404, 409)
 """The pod is gone, or another has its name."""
+
+
+class _Guard(Protocol):
+    """What has a word on a pod's start and end."""
+
+    async def prepare(self, lease: Lease) -> None:
+        """Before its links are up. NotReady or KernelError: they are not to be."""
+        ...
+
+    async def leave(self, key: LeaseKey) -> None:
+        """Let go of its namespace, which may end now."""
+        ...
+
+    async def release(self, key: LeaseKey) -> None:
+        """Its links are gone."""
+        ...
 
 
 class GuardedNetwork(Network):
@@ -39,7 +60,7 @@ class GuardedNetwork(Network):
     ``guard`` is set when NetworkPolicy is on.
     """
 
-    guard: Policies | None = None
+    guard: _Guard | None = None
 
     async def attach(self, lease: Lease) -> Attachment:
         """As Network; NotReady or KernelError where the policies cannot be put in force."""
@@ -49,6 +70,8 @@ class GuardedNetwork(Network):
 
     async def detach(self, lease: Lease) -> None:
         """As Network."""
+        if self.guard is not None:
+            await self.guard.leave(lease.key)
         await super().detach(lease)
         if self.guard is not None:
             await self.guard.release(lease.key)
@@ -88,9 +111,12 @@ class Policies:
             self.model,
             fail_open=config.policy_fail_open,
             counted=config.policy_counters,
+            six=True,
             repaired=self._repaired,
         )
+        self._drops = DropEvents(self.model, tell=tell)
         self._unwritten: asyncio.Queue[Lease] = asyncio.Queue()
+        self._again = asyncio.Event()
 
     def __enter__(self) -> Self:
         return self
@@ -108,12 +134,14 @@ class Policies:
         if self.model.sampled and await self.enforcer.refuses_samples():
             _log.warning("what policies drop is not told of: the kernel refuses rules with NFLOG and limit")
             self.model.sampled = False
+        if await self.enforcer.without_six() and _IPV6.exists():
+            _log.error("IPv6 packets of pods are not filtered: the kernel refuses rules of ip6tables")
         async with asyncio.TaskGroup() as group:
             for watch in watches:
                 group.create_task(watch.run())
             group.create_task(self._write())
             if self.model.sampled:
-                group.create_task(DropEvents(self.model, tell=self._tell).run())
+                group.create_task(self._drops.run())
             for watch in watches:
                 await watch.synced()
             self.enforcer.start(self._leases(), nodes=[node])
@@ -122,13 +150,28 @@ class Policies:
             for lease in self._leases():
                 self._seen(lease.pod.namespace, lease.pod.name)
             while True:
-                await asyncio.sleep(AGAIN_SECONDS)
+                if self.model.sampled:
+                    await self._drops.follow(self._leases())
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(AGAIN_SECONDS):
+                        await self._again.wait()
+                self._again.clear()
                 self.enforcer.settle(self._leases())
+
+    def look_again(self) -> None:
+        """Somebody else may have changed what is in the kernel: it is read back."""
+        self._again.set()
 
     async def prepare(self, lease: Lease) -> None:
         """As the enforcer's; other nodes are told of the pod's addresses meanwhile."""
         self._seen(lease.pod.namespace, lease.pod.name)
         await self.enforcer.prepare(lease)
+        if self.model.sampled:
+            await self._drops.listen(lease)
+
+    async def leave(self, key: LeaseKey) -> None:
+        """Its namespace may end."""
+        await self._drops.forget(key)
 
     async def release(self, key: LeaseKey) -> None:
         """As the enforcer's."""
@@ -181,7 +224,5 @@ async def keep(policies: Policies | None, books: Books) -> None:
     """Keep ``policies`` in force until cancelled; without any, take away what was in force before."""
     if policies is not None:
         await policies.run(node=books.primary.address)
-    try:
-        await leave(books.leases(), family=4)
-    except KernelError as error:
-        _log.error("rules of NetworkPolicy are left behind", error=str(error))
+    for line in await leave(books.leases()):
+        _log.error("rules of NetworkPolicy are left behind", error=line)

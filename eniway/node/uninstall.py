@@ -7,7 +7,7 @@ In this order, so that it may be broken off anywhere and begun again:
 3. the conflist, so that the runtime asks for nothing more, the relay, and our sockets;
 4. the kernel: links, rules, routes, chains, sets, cards;
 5. the cloud: ENIs, and addresses of the primary one;
-6. if the cloud has all of it back, the files for the host's network services, which keep these from our cards until
+6. if nothing of it remains, the files for the host's network services, which keep these from our cards until
    then, and the ledger, which knows what that is.
 
 What stays: sysctls (what they were, nobody knows), empty folders, a source check of the primary ENI that routed pods
@@ -42,12 +42,12 @@ from eniallocator.survey import NOTE_COMPLETE
 from eniway import config as configuration
 from eniway import http, log, names
 from eniway.config import NodeConfig
-from eniway.errors import ConflictError, EniwayError, NotReady
+from eniway.errors import ConflictError, EniwayError, KernelError, NotReady
 from eniway.node import dropins
 from eniway.node.app import BOOT_ID
 from eniway.node.sweep import is_namespace
 from eniway.signals import until_told
-from networkpolicy.enforcer import leave as leave_policies
+from networkpolicy.leave import leave as leave_policies
 
 CLOUD_SECONDS: Final = 300.0
 """How long the cloud may take; an ENI takes some 10 s."""
@@ -68,6 +68,19 @@ class InUse(ConflictError):
 
 
 @dataclass(frozen=True, slots=True)
+class Remains:
+    """What could not be taken away and why, a line each; all is done where there is none."""
+
+    node: tuple[str, ...] = ()
+    cloud: tuple[str, ...] = ()
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Of both."""
+        return (*self.node, *self.cloud)
+
+
+@dataclass(frozen=True, slots=True)
 class _Books:
     """What the ledger says, as far as it is this instance's."""
 
@@ -79,10 +92,10 @@ class _Books:
     """The primary ENI's source check was turned off."""
 
 
-async def uninstall(config: NodeConfig, told: Told) -> tuple[str, ...]:
-    """Clean this node. What remains nevertheless, a line each; empty: nothing.
+async def uninstall(config: NodeConfig, told: Told) -> Remains:
+    """Clean this node; what remains nevertheless.
 
-    InUse while pods have leases, NotReady while a daemon runs; both before anything is touched. KernelError.
+    InUse while pods have leases, NotReady while a daemon runs; both before anything is touched.
     """
     path = Path(names.LEDGER_FILE)
     try:
@@ -95,8 +108,7 @@ async def uninstall(config: NodeConfig, told: Told) -> tuple[str, ...]:
         holders = await _holders(books)
         if holders:
             raise InUse(holders)
-        await _leave_node(books, told)
-        remains = await _leave_cloud(config, books, told)
+        remains = Remains(node=await _leave_node(books, told), cloud=await _leave_cloud(config, books, told))
         await asyncio.to_thread(_finish, path, remains, told)
     except OSError as error:
         raise NotReady(f"a file could not be removed: {error}") from error
@@ -150,7 +162,7 @@ async def _holders(books: _Books, *, path: str = CURRENT) -> list[str]:
     return holders
 
 
-async def _leave_node(books: _Books, told: Told) -> None:
+async def _leave_node(books: _Books, told: Told) -> tuple[str, ...]:
     await asyncio.to_thread(_close_doors)
     told("conflist, relay and sockets: removed")
     cards = [
@@ -158,9 +170,13 @@ async def _leave_node(books: _Books, told: Told) -> None:
         for eni in books.contents.enis
         if eni.use is not Use.PRIMARY and eni.slot is not None and eni.mac is not None
     ]
-    await leave_policies((), family=4)
-    await asyncio.to_thread(leave_kernel, cards)
-    told("links, rules, routes, nftables table, chains and sets: removed")
+    remains = await leave_policies(())
+    try:
+        remains += await asyncio.to_thread(leave_kernel, cards)
+    except KernelError as error:
+        remains += (str(error),)
+    told(f"links, rules, routes, nftables table, chains and sets: {'removed, but for some' if remains else 'removed'}")
+    return remains
 
 
 def _close_doors() -> None:
@@ -196,10 +212,10 @@ def _possessions(contents: Contents, identity: Identity, *, cluster: str) -> Pos
     )
 
 
-def _finish(path: Path, remains: Collection[str], told: Told, *, etc: Path = dropins.HOST_ETC) -> None:
+def _finish(path: Path, remains: Remains, told: Told, *, etc: Path = dropins.HOST_ETC) -> None:
     """Cards that remain come up again with the next boot: they are kept from the host's network services still."""
-    if remains:
-        told("files for the host's network services, and books: kept, for what remains in the cloud")
+    if remains.lines:
+        told("files for the host's network services, and books: kept, for what remains")
         return
     dropins.remove(etc)
     told("files for the host's network services: removed")
@@ -230,7 +246,7 @@ async def stay(config: NodeConfig, told: Told) -> None:
     try:
         while not done.is_set():
             try:
-                remains = await uninstall(config, told)
+                remains = (await uninstall(config, told)).lines
             except EniwayError as error:
                 remains = (str(error),)
             if not remains:
@@ -245,11 +261,11 @@ async def stay(config: NodeConfig, told: Told) -> None:
         await runner.cleanup()
 
 
-def main(path: Path, *, stays: bool, told: Told) -> tuple[str, ...]:
+def main(path: Path, *, stays: bool, told: Told) -> Remains:
     """Load the configuration and do it; what remains. ``stays``: until SIGTERM or SIGINT."""
     config = configuration.load(path)
     log.configure(config.log_level)
     if not stays:
         return asyncio.run(uninstall(config, told))
     asyncio.run(until_told(lambda: stay(config, told)))
-    return ()
+    return Remains()

@@ -142,7 +142,7 @@ async def measure(path: str, random: Random) -> list[Figure]:
     """Everything."""
     before = resident()
     model = Model(4, sampled=True)
-    enforcer = Enforcer(model, path=path)
+    enforcer = Enforcer(model, path=path, six=True)
     loading = fill(model)
     after = resident()
     loop = asyncio.get_running_loop()
@@ -189,8 +189,8 @@ async def measure(path: str, random: Random) -> list[Figure]:
                 await asyncio.sleep(ahead)
         await enforcer.in_force()
         busy = (time.process_time() - cpu) / (time.perf_counter() - began)
-        place = enforcer._node.place
-        while not enforcer._node.is_clean:
+        place = enforcer._halves[0].node.place
+        while not enforcer._halves[0].node.is_clean:
             await enforcer.in_force()
         held, sets = await loop.run_in_executor(None, place.observe)
         running.cancel()

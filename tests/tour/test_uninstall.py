@@ -67,7 +67,7 @@ def left_in_cloud(box: Box, node: Instance) -> list[str]:
 
 
 def test_a_node_is_cleaned_once_its_pods_are_gone(box: Box, kubectl_of: Callable[[Box], Callable[..., str]]) -> None:
-    """Refused beside a daemon and beside pods; without a key it says what remains; in the daemons' place all goes."""
+    """Refused beside a daemon and pods; it says what remains, for a foreign rule or without a key; then all goes."""
     kube, kubectl = hold.kube_of(box), kubectl_of(box)
     hold.clear(kube)
     hold.await_daemons(kube, len(box.status().nodes))
@@ -94,6 +94,13 @@ def test_a_node_is_cleaned_once_its_pods_are_gone(box: Box, kubectl_of: Callable
             assert kube.ask_pod(hold.HOLD, name, 8080, "hostname").decode() == name
 
         hold.clear(kube)
+        foreign = ("INPUT", "-m", "set", "--match-set", names.IPSET_PODS, "src", "-j", "RETURN")
+        box.sh(last.name, ["iptables", "-A", *foreign])
+        status, said = by_hand(box, last.name)
+        assert (status, f"remains: ipset {names.IPSET_PODS}: a rule that is not ours" in said) == (1, True), said
+        assert left_in_kernel(last) == [names.IPSET_PODS]
+
+        box.sh(last.name, ["iptables", "-D", *foreign])
         status, said = by_hand(box, last.name)
         assert (status, "remains" in said, "NoAccessKey" in said) == (3, True, True), said
         assert left_in_kernel(last) == []

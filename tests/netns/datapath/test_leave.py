@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from datapath.borders import Borders
 from datapath.leave import leave
 from datapath.network import Network
 from eniway import names
-from eniway.errors import KernelError
 from eniway.model import UNLIMITED, Bandwidth
 from tests.netns.datapath.fabric import (
     SERVICE_CIDR,
@@ -63,20 +60,27 @@ async def test_nothing_of_ours_is_left_and_what_others_made_stays(vpc: Vpc) -> N
         assert ours(node)
     cards = [node.cards[slot] for slot in (1, 2, 3)]
     for _ in range(2):
-        inside(node, lambda: leave(cards))
+        assert inside(node, lambda: leave(cards)) == ()
         assert ours(node) == []
         assert node.snapshot() == before
         assert node.exec("iptables", "-S", "FORWARD") == rules
         assert "192.0.2.0/24" in node.exec("iptables-save", "-t", "nat")
 
 
-async def test_a_set_that_another_s_rule_looks_into_is_told_of(vpc: Vpc) -> None:
-    """It cannot be taken away; all else is."""
+async def test_sets_that_others_rules_look_into_are_told_of_and_all_else_goes(vpc: Vpc) -> None:
+    """Each with its name; once those rules have gone, they go too."""
     name = vpc.namespace()
-    async with Network(path=f"/run/netns/{name}") as network:
+    async with Network(path=f"/run/netns/{name}", borders=Borders(inside=frozenset({VSWITCH}))) as network:
         node = vpc.instance(network, name)
+        before = node.snapshot()
         await network.start(service_cidr=SERVICE_CIDR, primary=node.cards[0])
-    node.exec("iptables", "-A", "INPUT", "-m", "set", "--match-set", names.IPSET_PODS, "src", "-j", "ACCEPT")
-    with pytest.raises(KernelError, match=names.IPSET_PODS):
-        inside(node, lambda: leave([]))
-    assert not any(names.CHAIN_PREFIX in line for line in ours(node))
+    held = (names.IPSET_PODS, names.IPSET_EXCLUSIVE)
+    for each in held:
+        node.exec("iptables", "-A", "INPUT", "-m", "set", "--match-set", each, "src", "-j", "ACCEPT")
+    told = inside(node, lambda: leave([]))
+    assert [line.split(":")[0] for line in told] == [f"ipset {each}" for each in held]
+    assert node.snapshot() == before
+    assert sorted(line.split()[1] for line in ours(node)) == sorted(held)
+    node.exec("iptables", "-F", "INPUT")
+    assert inside(node, lambda: leave([])) == ()
+    assert ours(node) == []

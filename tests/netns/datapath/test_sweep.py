@@ -317,6 +317,46 @@ async def test_news_of_cards_and_rules_wake_the_sweep(nodes: tuple[Node, Node], 
         await node.network.changed()
 
 
+@pytest.mark.parametrize(
+    "news",
+    [
+        "nft flush ruleset",
+        f"nft delete table ip {names.NFT_TABLE}",
+        f"nft flush chain ip {names.NFT_TABLE} postrouting",
+        f"nft insert rule ip {names.NFT_TABLE} prerouting accept",
+        "iptables -t nat -F",
+        "iptables -t nat -F POSTROUTING",
+    ],
+)
+async def test_news_of_our_tables_and_jumps_wake_the_sweep(nodes: tuple[Node, Node], news: str) -> None:
+    """As nf_tables tells of them. What the sweep puts back wakes it once more at most."""
+    node, _ = nodes
+    await quiet(node)
+    node.exec(*news.split())
+    async with asyncio.timeout(10):
+        await node.network.changed()
+    assert await start(node)
+    await quiet(node)
+    assert not await start(node)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.02):
+            await node.network.changed()
+
+
+async def test_other_programs_rules_wake_nobody(nodes: tuple[Node, Node]) -> None:
+    """Such as those that kube-proxy writes and rewrites."""
+    node, _ = nodes
+    await quiet(node)
+    node.nat(":KUBE-SERVICES - [0:0]", "-A PREROUTING -j KUBE-SERVICES", "-A KUBE-SERVICES -d 192.0.2.1 -j ACCEPT")
+    node.nat(":KUBE-SERVICES - [0:0]", "-A KUBE-SERVICES -d 192.0.2.2 -j ACCEPT")
+    node.exec("iptables", "-t", "nat", "-D", "PREROUTING", "-j", "KUBE-SERVICES")
+    node.exec("nft", "add", "table", "ip", "kube-proxy")
+    node.exec("nft", "delete", "table", "ip", "kube-proxy")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await node.network.changed()
+
+
 async def test_pods_that_come_and_go_wake_nobody(vpc: Vpc, nodes: tuple[Node, Node]) -> None:
     """Their own links, and cards that are plugged into pods, are the doors' business."""
     node, _ = nodes

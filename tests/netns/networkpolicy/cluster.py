@@ -163,7 +163,8 @@ async def cluster(vpc: Vpc, nodes: tuple[Node, Node], *, iptables: str = "iptabl
     """Two nodes that enforce, with no pods yet."""
     async with AsyncExitStack() as stack:
         enforcers = [
-            Enforcer(Model(4, sampled=True), path=node.path, iptables=iptables, wait_seconds=20) for node in nodes
+            Enforcer(Model(4, sampled=True), path=node.path, iptables=iptables, wait_seconds=20, six=True)
+            for node in nodes
         ]
         for enforcer in enforcers:
             stack.callback(enforcer.close)

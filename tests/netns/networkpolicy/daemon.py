@@ -104,7 +104,7 @@ async def main() -> None:
         enforcers = []
         async with asyncio.TaskGroup() as group:
             for node in nodes:
-                enforcer = Enforcer(Model(4, sampled=True), path=node.path)
+                enforcer = Enforcer(Model(4, sampled=True), path=node.path, six=True)
                 stack.callback(enforcer.close)
                 for call in calls:
                     _carry_out(enforcer.model, call)

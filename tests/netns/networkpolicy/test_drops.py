@@ -9,6 +9,7 @@ import pytest
 from datapath import nflog
 from eniway import names
 from eniway.kube.events import Event
+from eniway.model import Kind
 from eniway.node.drops import DropEvents
 from networkpolicy.enforcer import Enforcer
 from networkpolicy.model import Model
@@ -61,6 +62,42 @@ async def test_a_dropped_packet_is_told_of(vpc: Vpc, nodes: tuple[Node, Node], b
                 held, _ = site.place.observe()
                 assert site.held is not None
                 assert held.chains == site.held.chains
+
+
+async def test_what_an_exclusive_pod_s_own_card_drops_is_told_of(nine_pods: Cluster) -> None:
+    """It is dropped in the pod's namespace. When the pod ends nothing keeps that."""
+    node, member = nine_pods.nodes[1], nine_pods.members["x/b"]
+    assert (member.lease.kind, member.node) == (Kind.EXCLUSIVE, 1)
+    nine_pods.policy("deny", {"podSelector": {"matchLabels": {"pod": "b"}}, "policyTypes": ["Egress"]})
+    await nine_pods.in_force()
+    events: asyncio.Queue[Event] = asyncio.Queue()
+    drops = DropEvents(nine_pods.enforcers[1].model, tell=events.put_nowait, path=node.path)
+    running = asyncio.ensure_future(drops.run())
+    try:
+        leases = [one.lease for one in nine_pods.members.values() if one.node == 1]
+        await asyncio.gather(drops.follow(leases), drops.listen(member.lease), drops.follow(leases))
+        nine_pods.verify()
+        async with asyncio.timeout(20):
+            event = await events.get()
+        assert event.about == member.lease.pod
+        assert event.message.endswith("dropped: isolated by x/deny, none of which allows it")
+        await drops.forget(member.lease.key)
+        nine_pods.prober.remove(member.lease.address)
+        nine_pods.vpc.destroy(member.netns, node, names.host_link(member.lease.key))
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_a_pod_whose_own_program_has_the_group_keeps_it(nine_pods: Cluster) -> None:
+    """It is not thrown out, and the pod starts all the same."""
+    member = nine_pods.members["x/b"]
+    drops = DropEvents(nine_pods.enforcers[1].model, tell=lambda _event: None, path=nine_pods.nodes[1].path)
+    with nflog.listener(names.POLICY_SAMPLE_GROUP, member.lease.netns):
+        await drops.listen(member.lease)
+        await drops.follow([member.lease])
+    with nflog.listener(names.POLICY_SAMPLE_GROUP, member.lease.netns):
+        pass  # nobody else has it
 
 
 async def test_a_kernel_that_cannot_sample_enforces_all_the_same(

@@ -176,7 +176,7 @@ async def test_a_policy_that_the_kernel_refuses_shuts_off_its_own_pods_alone(two
         with suppress(KernelError):
             await enforcer.in_force()
         while any(site.error is not None for site in enforcer._sites()):
-            await enforcer._next_turn()
+            await enforcer._moved()
         await enforcer.in_force()
     broken = {str(two.members["x/shared"].lease.address)}
     two.no_policy('a "b')

@@ -42,7 +42,8 @@ async def test_a_place_in_error_is_tried_once_a_second(
         made.policy("p", DENY)
         await made.in_force()
         enforcer = made.enforcers[0]
-        site = enforcer._node if where == "node" else enforcer._pods[member.lease.key]
+        half = enforcer._halves[0]
+        site = half.node if where == "node" else half.pods[member.lease.key]
         bad = site.place
         bad.apply(Change(destroy=tuple(site.held.sets) if site.held else ()))
         assert not bad.is_clean
@@ -54,15 +55,15 @@ async def test_a_place_in_error_is_tried_once_a_second(
         made.policy("p", {**DENY, "ingress": [{"ports": [{"port": 80}]}]})
         while not enough.is_set():
             enforcer.wake()
-            await enforcer._next_turn()
+            await enforcer._moved()
             await asyncio.sleep(0.01)  # a busy cluster's events
         assert [each.place for each in enforcer._sites() if each.error is not None] == [bad]
         assert all(later - earlier >= _RETRY_SECONDS for earlier, later in pairwise(tried))
         others = [other for other in enforcer._sites() if other is not site]
         while not all(other.is_clean for other in others):
-            await enforcer._next_turn()
+            await enforcer._moved()
         bad._iptables, bad._path = "iptables", nodes[0].path if where == "node" else member.lease.netns
         while site.error is not None:
-            await enforcer._next_turn()
+            await enforcer._moved()
         await made.in_force()
         made.verify("after it has gone")

@@ -66,14 +66,14 @@ async def test_the_last_labels_decide(
                 case "at rest":
                     for enforcer in made.enforcers:
                         while not all(site.is_clean for site in enforcer._sites()):
-                            await enforcer._next_turn()
+                            await enforcer._moved()
                 case "under way":
                     told = random.choice([labels for labels in LABELS if labels != told])
                     under_way.clear()
                     made.relabel("x/a", told)
                     made.enforcers[0].wake()
                     await under_way.wait()
-                case "while cleaned up" if any(not site.is_clean for site in sites):
+                case "while cleaned up" if any(not site.is_clean and not site.busy for site in sites):
                     under_way.clear()
                     await under_way.wait()
                 case _:

@@ -41,7 +41,7 @@ def isolate(model: Model, lease: Lease) -> None:
 @asynccontextmanager
 async def enforcing(node: Node, *, wait_seconds: float = 20) -> AsyncIterator[Enforcer]:
     """A node's enforcer, at work from ``start`` on."""
-    enforcer = Enforcer(Model(4, sampled=True), path=node.path, wait_seconds=wait_seconds)
+    enforcer = Enforcer(Model(4, sampled=True), path=node.path, wait_seconds=wait_seconds, six=True)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(enforcer.run())
         try:
@@ -125,7 +125,7 @@ async def test_an_add_cancelled_at_any_point_leaves_nothing(vpc: Vpc, nodes: tup
             await enforcer.release(lease.key)
             await nothing_left(enforcer)
             assert state(node) == before
-            assert not enforcer._pods
+            assert not any(half.pods for half in enforcer._halves)
             assert not enforcer.model.active()
             steps += 1
         assert steps > 1

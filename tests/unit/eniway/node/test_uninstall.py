@@ -19,7 +19,7 @@ from eniway.config import NodeConfig
 from eniway.model import EniId, InstanceId, Mac, VSwitchId
 from eniway.node.app import BOOT_ID
 from eniway.node.dropins import HostCards, install
-from eniway.node.uninstall import _finish, _leave_cloud, _possessions, _read
+from eniway.node.uninstall import Remains, _finish, _leave_cloud, _possessions, _read
 from tests.unit.eniallocator.made import eni, primary_of, secondary
 
 IDENTITY = Identity(
@@ -86,8 +86,8 @@ def test_the_host_s_network_services_are_let_at_our_cards_only_once_none_is_left
         return {found for found in tmp_path.rglob("*") if not found.is_dir() or found.is_symlink()}
 
     before, said = files(), list[str]()
-    _finish(path, ["eni-1 (InUse): Forbidden.RAM"], said.append, etc=etc)
+    _finish(path, Remains(cloud=("eni-1 (InUse): Forbidden.RAM",)), said.append, etc=etc)
     assert files() == before
     assert "kept" in said[-1]
-    _finish(path, (), said.append, etc=etc)
+    _finish(path, Remains(), said.append, etc=etc)
     assert files() == set()
