@@ -1,8 +1,9 @@
 """`python -m tests.dashboards PROMETHEUS`: every query of every panel and rule has data, in a box under load.
 
 PROMETHEUS is the folder of `prometheus` and `promtool`. A real Prometheus runs on the instance outside the cluster and
-scrapes daemons, operator and extender over the VPC, while pods of every kind come and go and the cloud throttles. Exit status
-0 only when the alerts' tests pass and no query is empty. `--pictures` draws the dashboards as they were in that time.
+scrapes daemons, operator and extender over the VPC, while pods of every kind come and go and the cloud throttles. Exit
+status 0 only when the alerts' tests pass and no query is empty. `--pictures` draws the dashboards as they were in that
+time.
 """
 
 from __future__ import annotations
