@@ -125,8 +125,22 @@ class Life(ABC):
             if lease.service_address is not None:
                 assert lease.service_address in primary.addresses, f"{lease.pod} has lost {lease.service_address}"
             assert eni.instance_id == self.cloud.instance_id
+        if self._books is not None and not self._dead:
+            assert not (unasked := self._unasked()), f"assigned and not asked for: {unasked}"
         made = Counter(eni.description for eni in self.cloud.world.enis.values() if eni.type is EniType.SECONDARY)
         assert all(count == 1 for count in made.values()), f"created twice: {made}"
+
+    def _unasked(self) -> list[str]:
+        """Addresses that cards in service have beyond what the books know and what they have asked for just now."""
+        inventory = self.books._inventory
+        said = []
+        for record in inventory.enis.values():
+            if record.state is State.READY:
+                unknown = set(self.cloud.world.enis[record.known_id].addresses) - inventory.of_card(record.token)
+                asked = sum(assign.count for assign in inventory.assigns.values() if assign.eni == record.token)
+                if len(unknown) > asked:
+                    said.append(f"{record.eni_id} has {sorted(unknown)}, {asked} are on their way")
+        return said
 
     async def settle(self, *, seconds: float = 3600.0) -> None:
         """Wait until the cloud is as the books are and nothing moves."""
