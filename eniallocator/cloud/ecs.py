@@ -8,11 +8,13 @@ by threads, requests are not.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, Final, TypeVar
 
@@ -34,7 +36,9 @@ from eniallocator.clock import Clock
 from eniallocator.cloud.api import Eni, EniStatus, InstanceType, Trouble, VSwitch
 from eniallocator.cloud.credentials import AccessKey, Keys
 from eniallocator.cloud.errors import (
+    CLOCK_CODES,
     ApiError,
+    ClockOff,
     Credentials,
     Forbidden,
     Refused,
@@ -97,6 +101,8 @@ class EcsCloud:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="openapi")
         self._client: tuple[AccessKey, Any] | None = None
         self._trouble: Trouble | None = None
+        self._ahead = 0.0
+        """Seconds by which this node's clock was ahead of the server's at the last answer."""
 
     @property
     def trouble(self) -> Trouble | None:
@@ -348,7 +354,7 @@ class EcsCloud:
             metrics.CLOUD_SECONDS.labels(action, error.code).observe(time.perf_counter() - started)
             if isinstance(error, Throttled):
                 self._limiter.throttled(action)
-            if isinstance(error, Credentials) and key is not None:
+            if isinstance(error, Credentials) and not isinstance(error, ClockOff) and key is not None:
                 self._keys.rejected(key)
             if isinstance(error, Throttled | Transient | Credentials | Forbidden):
                 self._note(error)
@@ -398,10 +404,11 @@ class EcsCloud:
             answer = json.loads(client.do_action_with_exception(request))
         except ServerException as error:
             status = error.get_http_status()
+            code, message = str(error.get_error_code()), _scrubbed(error.get_error_msg())
             raise classify(
                 action,
-                str(error.get_error_code()),
-                _scrubbed(error.get_error_msg()),
+                code,
+                f"{message} {self._clocks()}" if code in CLOCK_CODES else message,
                 status=status if isinstance(status, int) else None,
                 request_id=error.get_request_id(),
             ) from error
@@ -414,6 +421,18 @@ class EcsCloud:
         if not isinstance(answer, dict):
             raise Transient(action, "NotJson", "expected an object")
         return answer
+
+    def _hear(self, response: Any, **_: Any) -> None:
+        """Each answer tells the server's time (RFC 9110, 6.6.1); in a thread."""
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            # The machine's own time is what the SDK signs with.
+            self._ahead = time.time() - parsedate_to_datetime(response.headers["Date"]).timestamp()
+
+    def _clocks(self) -> str:
+        """By how much this node's clock is off, in whole minutes: the same words each time."""
+        minutes = round(self._ahead / 60)
+        where = "ahead of" if minutes > 0 else "behind"
+        return f"This node's clock is {abs(minutes)} min {where} the OpenAPI's."
 
     def _unheard(self, message: object) -> str:
         """Why there was no answer, from what the SDK makes of its HTTP library's exception."""
@@ -434,6 +453,7 @@ class EcsCloud:
                 pool_size=THREADS,
                 proxy=_NO_PROXY,
             )
+            client.session.hooks["response"].append(self._hear)
             self._client = key, client
         return self._client[1]
 
