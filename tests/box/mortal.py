@@ -23,7 +23,7 @@ from eniallocator.records import Use
 from eniway.model import EniId, Kind, Lease, LeaseKey
 from tests.box.allocator_world import Rig, rig
 from tests.box.virtual_time import AllocatorClock, CloudClock, VirtualLoop
-from vpcbox.world.model import EniType
+from vpcbox.world.model import Eni, EniType
 
 COOLDOWN = 30.0
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -50,6 +50,17 @@ class Life(ABC):
         self.crashed = asyncio.Event()
         self._books: Books | None = None
         self._dead = False
+        self._created: Counter[str] = Counter()
+        """How often the cloud made an ENI, by Description: each of ours names the one intent it is of."""
+        cloud.world.create_eni = self._counting(cloud.world.create_eni)  # type: ignore[method-assign,assignment]
+
+    def _counting(self, create: Callable[..., Awaitable[Eni]]) -> Callable[..., Awaitable[Eni]]:
+        async def counted(*args: Any, **named: Any) -> Eni:
+            eni = await create(*args, **named)
+            self._created[eni.description] += 1
+            return eni
+
+        return counted
 
     @property
     def books(self) -> Books:
@@ -125,10 +136,10 @@ class Life(ABC):
             if lease.service_address is not None:
                 assert lease.service_address in primary.addresses, f"{lease.pod} has lost {lease.service_address}"
             assert eni.instance_id == self.cloud.instance_id
-        if self._books is not None and not self._dead:
+        if self._books is not None and not self._dead and self._books._pool._survey.compared:
             assert not (unasked := self._unasked()), f"assigned and not asked for: {unasked}"
-        made = Counter(eni.description for eni in self.cloud.world.enis.values() if eni.type is EniType.SECONDARY)
-        assert all(count == 1 for count in made.values()), f"created twice: {made}"
+        twice = [description for description, count in self._created.items() if count > 1]
+        assert not twice, f"created twice: {twice}"
 
     def _unasked(self) -> list[str]:
         """Addresses that cards in service have beyond what the books know and what they have asked for just now."""
@@ -172,6 +183,7 @@ class Life(ABC):
         said += [f"{a.address} is orphaned" for a in inventory.addresses.values() if a.orphan or a.leaving]
         held = set(inventory.leases) - set(self.told)
         said += [f"{key.alias} is held for nobody" for key in held]
+        said += [f"{key.alias} is not in the books" for key in self.told if key not in inventory.leases]
         return said
 
     def idle(self) -> int:

@@ -50,7 +50,12 @@ def fresh() -> Iterator[None]:
     finally:
         for left in (*_DISK.iterdir(), *Path(names.RUN_DIRECTORY).iterdir()):
             left.unlink()
-        for directory in (names.CREDENTIALS_DIRECTORY, str(Path(names.SWITCH_FILE).parent), "/var/lib/kubelet"):
+        for directory in (
+            names.CREDENTIALS_DIRECTORY,
+            str(Path(names.SWITCH_FILE).parent),
+            "/var/lib/kubelet",
+            "/var/lib/cni",
+        ):
             shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -9,14 +9,15 @@ import json
 import socket
 import struct
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from cni import wire
+from cni import results, wire
 from cni.conflist import render
 from cni.wire import Reply, Request
 from datapath import netns as kernel_netns
@@ -48,6 +49,31 @@ class Pod:
         """Whose its lease is."""
         return LeaseKey(names.CNI_NETWORK, ContainerId(f"{self.name}-{self.serial}"), names.POD_LINK)
 
+    @property
+    def _about(self) -> dict[str, str]:
+        return {"K8S_POD_NAMESPACE": "default", "K8S_POD_NAME": self.name, "K8S_POD_UID": f"uid-{self.serial}"}
+
+    @property
+    def _memory(self) -> Path:
+        return Path(names.CNI_RESULTS, f"{names.CNI_NETWORK}-{self.key.container_id}-{names.POD_LINK}")
+
+    def remember(self, result: Mapping[str, Any]) -> None:
+        """As libcni does after an ADD."""
+        cached = {
+            "kind": results.KIND,
+            "containerId": self.key.container_id,
+            "ifName": names.POD_LINK,
+            "networkName": names.CNI_NETWORK,
+            "cniArgs": list(self._about.items()),
+            "result": result,
+        }
+        self._memory.parent.mkdir(parents=True, exist_ok=True)
+        self._memory.write_bytes(msgspec.json.encode(cached))
+
+    def forget(self) -> None:
+        """And after a DEL."""
+        self._memory.unlink(missing_ok=True)
+
     def request(self, verb: str) -> Request:
         """As the relay sends it."""
         plugin = json.loads(render())["plugins"][0]
@@ -57,13 +83,12 @@ class Pod:
             "cniVersion": names.CNI_VERSION,
             "runtimeConfig": {names.CAPABILITY_POD_ANNOTATIONS: self.annotations},
         }
-        about = {"K8S_POD_NAMESPACE": "default", "K8S_POD_NAME": self.name, "K8S_POD_UID": f"uid-{self.serial}"}
         environment = {
             "CNI_COMMAND": verb,
             "CNI_CONTAINERID": self.key.container_id,
             "CNI_IFNAME": names.POD_LINK,
             "CNI_NETNS": str(self.netns),
-            "CNI_ARGS": ";".join(f"{name}={value}" for name, value in about.items()),
+            "CNI_ARGS": ";".join(f"{name}={value}" for name, value in self._about.items()),
         }
         return Request(environment, msgspec.json.encode(config))
 

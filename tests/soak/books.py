@@ -163,8 +163,12 @@ class Story:
             task.cancel()
         self.adds.clear()
         await self.life.kill()
+        await self._while_dead()
         await asyncio.sleep(self.random.choice([0.0, 0.2, 2.0, 30.0]))
         await self.life.live()
+
+    async def _while_dead(self) -> None:
+        """What happens between two lives."""
 
     async def _vswitch(self) -> None:
         self.life.cloud.faults.add(Rule(Kind.VSWITCH_EMPTY, self.random.choice(self.life.cloud.vswitches)))
@@ -200,7 +204,9 @@ async def story(seed: int, steps: int) -> Story:
     """One story on a rig of its own."""
     random = Random(seed)
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as directory:
-        async with mortal(Path(directory), random, exclusive_slots=1, cooldown_seconds=COOLDOWN) as life:
+        async with mortal(
+            Path(directory), Random(f"life {seed}"), exclusive_slots=1, cooldown_seconds=COOLDOWN
+        ) as life:
             told = Story(life, random)
             await told.tell(steps)
             return told

@@ -1,8 +1,8 @@
 """`python -m tests.soak.daemon`: the whole daemon under every fault of the cloud and killed at any await, for long.
 
 What of it is real, and what is not, says ``tests.box.mortal_daemon``. Stories are as those of ``tests.soak.books``,
-and what goes wrong on a node is told too: kubelet starts anew, the API server is away, sandboxes end without a DEL, a
-process ends between two messages to the kernel.
+and what goes wrong on a node is told too: kubelet starts anew, the API server is away, sandboxes end without a DEL,
+somebody's hand is at our rules and links, the ledger is lost, a process ends between two messages to the kernel.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ class DaemonStory(Story):
     """Random steps of a daemon's life."""
 
     life: MortalDaemon
+    lost = False
+    """The ledger is to be lost between two lives."""
 
     def weights(self) -> dict[Step, int]:
         more: dict[Step, int] = {
@@ -32,6 +34,7 @@ class DaemonStory(Story):
             self._cut: 4,
             self._lose: 2,
             self._meddle: 2,
+            self._ledger: 1,
         }
         return {**super().weights(), **more}
 
@@ -50,6 +53,18 @@ class DaemonStory(Story):
 
     async def _cut(self) -> None:
         self.life.cut(self.random.randrange(200))
+
+    async def _ledger(self) -> None:
+        """It is lost; kernel, cloud and the runtime's memory are as they should be then, and not for long."""
+        await self._calm()
+        await self.life.settle()
+        self.lost = True
+        await self._kill()
+
+    async def _while_dead(self) -> None:
+        if self.lost:
+            self.lost = False
+            self.life.lose_ledger()
 
     async def _lose(self) -> None:
         if names := self.life.names():
@@ -74,7 +89,7 @@ async def story(seed: int, steps: int) -> Story:
     """One story on a node of its own."""
     random = Random(seed)
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as directory:
-        async with mortal_daemon(Path(directory), random, exclusive_slots=1) as life:
+        async with mortal_daemon(Path(directory), Random(f"life {seed}"), exclusive_slots=1) as life:
             told = DaemonStory(life, random)
             await told.tell(steps)
             return told
