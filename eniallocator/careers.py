@@ -236,6 +236,10 @@ class Careers:
         del self._fresh[eni.token]
         return True
 
+    def _is_plugged(self, eni: EniRecord) -> bool:
+        """A pod has the card already, so its link is not to be waited for: a lease known again after a lost ledger."""
+        return eni.use is Use.EXCLUSIVE and self._inventory.holder_of_card(eni.token) is not None
+
     def _patience(self) -> float:
         return self._clock.monotonic() + PATIENCE
 
@@ -288,6 +292,9 @@ class Careers:
             if seen is None:
                 await self._step(eni.token, Event.VANISHED)
                 return
+            if seen.status is EniStatus.IN_USE and self._is_plugged(eni):
+                await self._step(eni.token, Event.ARRIVED)
+                return
             asked = seen.status is not EniStatus.AVAILABLE
         if not asked:
             await self._cloud.attach_eni(eni.known_id, self._instance_id)
@@ -326,7 +333,7 @@ class Careers:
         if eni.use is Use.SHARED:
             await self._kernel.prepare_card(eni.card)
             self._inventory.kernel_knows.add(eni.token)
-        else:
+        elif not self._is_plugged(eni):
             await self._kernel.park_card(eni.card)
         await self._step(eni.token, Event.PREPARED)
 
