@@ -22,10 +22,10 @@ from eniallocator.devices import Device, devices
 from eniallocator.grants import Grants, Turn
 from eniallocator.handover import KubeletSlots
 from eniallocator.inventory import Inventory
-from eniallocator.ledger import Ledger
+from eniallocator.ledger import Ledger, to_note
 from eniallocator.lifecycle import State
 from eniallocator.line import Line
-from eniallocator.opening import Opening
+from eniallocator.opening import NOTE_COMPLETE, Opening
 from eniallocator.pool import Pool
 from eniallocator.reading import Answer, Reading, read
 from eniallocator.records import AddressRecord, Change, Drop, EniRecord, LeaseRecord, Put, RoutedAddress, Use
@@ -98,6 +98,7 @@ class Books:
         self._config = config
         self._identity = opening.identity
         self._ledger: Ledger = opening.ledger
+        self._rebuilt = opening.rebuilt
         self._kernel = kernel
         self._clock = clock
         self._inventory = Inventory(
@@ -285,7 +286,8 @@ class Books:
     async def settle_orphans(self, in_use: Collection[object]) -> None:
         """After a lost ledger.
 
-        The kernel uses ``in_use`` and no other address; the others found on our cards may be handed out.
+        The kernel uses ``in_use`` and no other address; the others found on our cards may be handed out. With none in
+        use all leases are known, which is noted: until then each start takes the ledger for a lost one.
         """
         wall = self._clock.wall()
         freed: list[AddressRecord] = [
@@ -296,6 +298,9 @@ class Books:
         if freed:
             self._inventory.cool([record.address for record in freed], self._clock.monotonic())
             await self._store.settle(*map(Put, freed))
+        if self._rebuilt and not in_use and self._pool.started:
+            self._rebuilt = False
+            await self._store.note(to_note(NOTE_COMPLETE, value=True))
 
     # -- routed pods
 

@@ -3,7 +3,8 @@
 A point is before and after each write of the ledger, call of the cloud and operation of the kernel, and before each
 message of one. The story, from the daemon's start to the last card's way back, is told once to count them and then
 once for each of the part's, with a crash there. Whoever was told of a lease still has it, in the kernel too; and when
-the pods have gone, books, cloud and kernel are as they were before there were any. Prints the points that there are.
+the pods have gone, books, cloud and kernel are as they were before there were any. Then the ledger is lost under
+running pods, with a crash at each point of the way until they are known again. Prints the points that there are.
 """
 
 from __future__ import annotations
@@ -33,14 +34,19 @@ SHARED = ("web-0", "web-1")
 async def story(life: MortalDaemon) -> None:
     """A start; one pod of each kind, and a second shared one; and all of them go."""
     await life.live()
-    while not life.slots():  # noqa: ASYNC110 -- kubelet tells nobody
-        await asyncio.sleep(1.0)
-    pods = [life.add(name, routed=False) for name in SHARED]
-    await asyncio.gather(*pods, life.add("job", routed=True), life.add("db", slot=life.slots()[0]))
+    await come(life)
     for name in life.names():
         await life.release(name)
         await asyncio.sleep(40.0)
     await asyncio.sleep(100.0)
+
+
+async def come(life: MortalDaemon) -> None:
+    """All pods."""
+    while not life.slots():  # noqa: ASYNC110 -- kubelet tells nobody
+        await asyncio.sleep(1.0)
+    pods = [life.add(name, routed=False) for name in SHARED]
+    await asyncio.gather(*pods, life.add("job", routed=True), life.add("db", slot=life.slots()[0]))
 
 
 async def tell(life: MortalDaemon, crash_at: int | None) -> None:
@@ -71,6 +77,28 @@ async def recover(life: MortalDaemon) -> None:
     assert life.idle() == 0
 
 
+async def lost(life: MortalDaemon, crash_at: int | None) -> list[str]:
+    """The ledger is gone under running pods, and the start that finds it so ends there; the points that it passed."""
+    await life.kill()
+    life.lose_ledger()
+    life.cut(crash_at)
+    await life.live()
+    crashed, settled = asyncio.create_task(life.crashed.wait()), asyncio.create_task(life.settle())
+    await asyncio.wait([crashed, settled], return_when=asyncio.FIRST_COMPLETED)
+    points = list(life.passed)
+    for one in (crashed, settled):
+        one.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await one
+    life.cut(None)
+    if crash_at is not None:
+        await life.kill()
+        await life.live()
+    await life.settle()
+    life.check()
+    return points
+
+
 async def all_of(part: int, parts: int) -> list[str]:
     """Points that there are, those of the part tried."""
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as directory:
@@ -89,7 +117,17 @@ async def all_of(part: int, parts: int) -> list[str]:
                     await life.kill()
                 except Exception as error:
                     raise AssertionError(f"a crash at point {number}, {points[number]} the first time") from error
-            return points
+            await life.live()
+            await come(life)
+            await life.settle()
+            again = await lost(life, None)
+            for number in range(part, len(again), parts):
+                try:
+                    await lost(life, number)
+                except Exception as error:
+                    raise AssertionError(f"the ledger lost, then a crash at {number}, {again[number]}") from error
+            await life.kill()
+            return points + again
 
 
 def main() -> int:
