@@ -72,6 +72,11 @@ class DaemonStory(Story):
 
     async def _meddle(self) -> None:
         self.life.meddle()
+        if self.random.random() < 0.5:
+            # And nothing else: the next sweep has put it right.
+            await self._calm()
+            await asyncio.sleep(90.0)
+            await self.life.settle()
 
     async def _calm(self) -> None:
         self.life.kube.away = False
