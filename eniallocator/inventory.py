@@ -200,6 +200,10 @@ class Inventory:
         """Whether a lease holds it."""
         return address in self._holder
 
+    def is_held(self, token: str) -> bool:
+        """Whether any lease is of the card."""
+        return self._leased[token] > 0
+
     def in_slot(self, slot: Slot) -> EniRecord | None:
         """The card in a slot."""
         return next((eni for eni in self.enis.values() if eni.slot == slot), None)
