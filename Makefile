@@ -80,9 +80,10 @@ dashboards: box ## every query of every panel and rule, asked of a real Promethe
 	@$(BIN)/python -m tests.dashboards build/prometheus/usr/bin --pictures $(PICTURES)
 
 STEPS ?= 10000
-soak: box ## pods come and go while daemons die, an allocator under every fault of the cloud: STEPS=10000
+soak: box ## pods come and go while daemons die; allocator and daemon under every fault of the cloud: STEPS=10000
 	@$(BIN)/python -m tests.soak
 	@$(BIN)/python -m tests.soak.books --steps $(STEPS) --log critical
+	@GRPC_VERBOSITY=NONE $(BIN)/python -m tests.soak.daemon --steps $(STEPS) --log critical
 
 .PHONY: fresh
 fresh: system ## demo and test in a Debian 12 root made from nothing

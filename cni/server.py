@@ -55,14 +55,22 @@ class Door:
         if self._socket is None:
             self.open()
         async with asyncio.TaskGroup() as group:
+            ending = False
 
             def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                group.create_task(self._serve(reader, writer, group))
+                if ending:
+                    # Accepted in the instant before the end; its relay takes it for a daemon that is away.
+                    writer.close()
+                else:
+                    group.create_task(self._serve(reader, writer, group))
 
             server = await asyncio.start_unix_server(connected, sock=self._socket, backlog=_BACKLOG)
             _log.info("serving CNI", socket=str(self._path))
-            async with server:
-                await server.serve_forever()
+            try:
+                async with server:
+                    await server.serve_forever()
+            finally:
+                ending = True
         raise AssertionError("serve_forever ends")
 
     async def _serve(

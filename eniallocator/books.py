@@ -22,10 +22,10 @@ from eniallocator.devices import Device, devices
 from eniallocator.grants import Grants, Turn
 from eniallocator.handover import KubeletSlots
 from eniallocator.inventory import Inventory
-from eniallocator.ledger import Ledger
+from eniallocator.ledger import Ledger, to_note
 from eniallocator.lifecycle import State
-from eniallocator.opening import Opening
-from eniallocator.plan import Demand
+from eniallocator.line import Line
+from eniallocator.opening import NOTE_COMPLETE, Opening
 from eniallocator.pool import Pool
 from eniallocator.reading import Answer, Reading, read
 from eniallocator.records import AddressRecord, Change, Drop, EniRecord, LeaseRecord, Put, RoutedAddress, Use
@@ -98,6 +98,7 @@ class Books:
         self._config = config
         self._identity = opening.identity
         self._ledger: Ledger = opening.ledger
+        self._rebuilt = opening.rebuilt
         self._kernel = kernel
         self._clock = clock
         self._inventory = Inventory(
@@ -106,9 +107,9 @@ class Books:
             wall=clock.wall(),
             now=clock.monotonic(),
         )
-        self._queue: list[Ticket] = []
         self._wanted: set[Slot] = set()
         self._store = Store(self._inventory, self._ledger, changed=self._changed)
+        self._line = Line(self._store, clock=clock, changed=self._changed, left=self._plan_again)
         self._fell_back = fell_back
         self._routed = Routed(
             eni_id=opening.identity.primary_eni,
@@ -133,7 +134,7 @@ class Books:
             clock=clock,
             random=random,
             new_id=new_id,
-            demand=self._demand,
+            demand=lambda: self._line.demand(self._wanted),
             changed=self._changed,
             primary_seen=self._routed.seen,
             kubelet=kubelet,
@@ -185,7 +186,7 @@ class Books:
         started = self._clock.monotonic()
         if (held := self._inventory.leases.get(key)) is not None:
             return await self._again(held, pod, {kind, Kind.ROUTED} if else_routed else {kind})
-        if any(ticket.key == key for ticket in self._queue):
+        if self._line.has(key):
             raise NotReady(f"an ADD for {key.alias} is waiting already")
         self._check_slot(kind, slot)
         if kind is Kind.EXCLUSIVE and slot is not None:
@@ -193,17 +194,7 @@ class Books:
             await self._send_home(slot, pod, deadline)
         routed_at = started + self._config.shared_patience_seconds if else_routed else None
         ticket = Ticket(key, pod, kind, slot, netns, routed_at, bandwidth, asyncio.get_running_loop().create_future())
-        self._queue.append(ticket)
-        self._changed()
-        try:
-            if routed_at is not None and routed_at < deadline and not await self._granted(ticket, routed_at):
-                self._changed()
-            await self._granted(ticket, deadline)
-        finally:
-            if ticket in self._queue:
-                self._queue.remove(ticket)
-                self._pool.wake()
-        if not ticket.granted.done():
+        if not await self._line.stand(ticket, deadline=deadline):
             raise overdue(ticket, self._inventory, self._statement.outlook(), waited=self._clock.monotonic() - started)
         record, durable = ticket.granted.result()
         lease = self._inventory.lease_of(record)
@@ -231,9 +222,7 @@ class Books:
         Its addresses cool down, an exclusive card is free again at once. One that the cloud took away under the pod is
         forgotten: the VPC no longer delivers it here. None of that key is no error.
         """
-        for ticket in self._queue:
-            if ticket.key == key and not ticket.granted.done():
-                ticket.granted.set_exception(NotReady(f"{key.alias} was released while its ADD was waiting"))
+        self._line.turn_away(key, f"{key.alias} was released while its ADD was waiting")
         if (held := self._inventory.leases.get(key)) is None:
             return
         await self._store.settle(Drop(held), *self._rested(held))
@@ -297,7 +286,8 @@ class Books:
     async def settle_orphans(self, in_use: Collection[object]) -> None:
         """After a lost ledger.
 
-        The kernel uses ``in_use`` and no other address; the others found on our cards may be handed out.
+        The kernel uses ``in_use`` and no other address; the others found on our cards may be handed out. With none in
+        use all leases are known, which is noted: until then each start takes the ledger for a lost one.
         """
         wall = self._clock.wall()
         freed: list[AddressRecord] = [
@@ -308,6 +298,9 @@ class Books:
         if freed:
             self._inventory.cool([record.address for record in freed], self._clock.monotonic())
             await self._store.settle(*map(Put, freed))
+        if self._rebuilt and not in_use and self._pool.started:
+            self._rebuilt = False
+            await self._store.note(to_note(NOTE_COMPLETE, value=True))
 
     # -- routed pods
 
@@ -475,9 +468,11 @@ class Books:
         eni = self._inventory.in_slot(slot)
         return eni is not None and eni.state is State.READY
 
+    def _plan_again(self) -> None:
+        self._pool.wake()
+
     def _serve(self) -> None:
-        """Give to those in line, in order. Tickets of two kinds do not stand in each other's way."""
-        if not self._queue:
+        if not self._line:
             return
         limits = self._pool.limits()
         # After the first shared pod that gets nothing no other gets anything, so what may come is counted once.
@@ -486,26 +481,7 @@ class Books:
             shared_slots=None if limits is None else limits.shared_slots,
             coming=functools.cache(self._statement.coming),
         )
-        ahead = 0
-        for ticket in tuple(self._queue):
-            if ticket.granted.done():
-                continue
-            record = self._grants.grant(ticket, turn, ahead=ahead)
-            if record is None:
-                ahead += ticket.kind is Kind.SHARED
-                continue
-            self._queue.remove(ticket)
-            taken = (Put(RoutedAddress(record.address)),) if record.kind is Kind.ROUTED else ()
-            ticket.granted.set_result((record, self._store.intend(*taken, Put(record))))
-
-    async def _granted(self, ticket: Ticket, deadline: float) -> bool:
-        """Whether ``ticket`` got something, at the latest at ``deadline``."""
-        try:
-            async with self._clock.timeout_at(deadline):
-                await asyncio.wait([ticket.granted])
-        except TimeoutError:
-            pass
-        return ticket.granted.done()
+        self._line.serve(self._grants, turn)
 
     def _rested(self, held: LeaseRecord) -> list[Change]:
         """Let the addresses of an ended lease cool down; an exclusive card's own needs none, nor one that is gone."""
@@ -517,11 +493,3 @@ class Books:
         known = [self._inventory.addresses[address] for address in ending]
         self._inventory.cool([record.address for record in known if not record.orphan], now)
         return [Drop(record) if record.orphan else Put(replace(record, released=wall)) for record in known]
-
-    def _demand(self) -> Demand:
-        waiting = [ticket for ticket in self._queue if not ticket.granted.done()]
-        slots = {ticket.slot for ticket in waiting if ticket.kind is Kind.EXCLUSIVE and ticket.slot is not None}
-        return Demand(
-            shared=sum(ticket.kind is Kind.SHARED for ticket in waiting),
-            slots=frozenset(slots | self._wanted),
-        )

@@ -236,6 +236,13 @@ class Careers:
         del self._fresh[eni.token]
         return True
 
+    def _is_leased(self, eni: EniRecord) -> bool:
+        """Pods have it already, before it is in service: leases known again after a lost ledger.
+
+        An exclusive one's link is in its pod and not to be waited for.
+        """
+        return self._inventory.is_held(eni.token)
+
     def _patience(self) -> float:
         return self._clock.monotonic() + PATIENCE
 
@@ -285,6 +292,10 @@ class Careers:
         asked = False
         if not self._is_fresh(eni):
             seen = await self._look(eni)
+            if self._is_leased(eni):
+                # Whatever was seen: one that is leased does not go for a single look, the survey decides.
+                await self._step(eni.token, Event.ARRIVED)
+                return
             if seen is None:
                 await self._step(eni.token, Event.VANISHED)
                 return
@@ -292,7 +303,9 @@ class Careers:
         if not asked:
             await self._cloud.attach_eni(eni.known_id, self._instance_id)
         seen = await self._arrival(eni)
-        if seen is None:
+        if self._is_leased(eni):
+            await self._step(eni.token, Event.ARRIVED)
+        elif seen is None:
             await self._step(eni.token, Event.VANISHED)
         elif seen.status is EniStatus.AVAILABLE:
             await self._step(eni.token, Event.FELL_BACK)
@@ -326,7 +339,7 @@ class Careers:
         if eni.use is Use.SHARED:
             await self._kernel.prepare_card(eni.card)
             self._inventory.kernel_knows.add(eni.token)
-        else:
+        elif not self._is_leased(eni):
             await self._kernel.park_card(eni.card)
         await self._step(eni.token, Event.PREPARED)
 

@@ -5,7 +5,6 @@ The same changes as the ledger takes, in the same order.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -28,6 +27,7 @@ from eniallocator.records import (
     RoutedAddress,
     Use,
 )
+from eniallocator.shelf import Shelf
 from eniway.errors import InvariantBroken
 from eniway.model import Kind, Lease, LeaseKey, Slot
 
@@ -36,33 +36,6 @@ LATE_SECONDS: Final = 90.0
 
 A card that is being created is waited for in any case: what keeps it would keep another one as well.
 """
-
-
-class Shelf:
-    """The secondary addresses of a card that no lease holds, in the order in which they can be handed out."""
-
-    __slots__ = ("_free", "order", "stuck", "times")
-
-    def __init__(self, times: list[float], order: list[IPv4Address], stuck: int) -> None:
-        self.times = times
-        """When each of ``order`` has cooled down, the longest unused first."""
-        self.order = order
-        self.stuck = stuck
-        """Addresses beside these: orphaned, being given back, or leased with another card."""
-        self._free: tuple[IPv4Address, ...] | None = None
-
-    def take(self, address: IPv4Address) -> None:
-        """``address`` is leased; ValueError for one that is not here."""
-        place = self.order.index(address)
-        del self.times[place], self.order[place]
-        self._free = None
-
-    def free(self, now: float) -> tuple[IPv4Address, ...]:
-        """Those that have cooled down."""
-        count = bisect_right(self.times, now)
-        if self._free is None or count != len(self._free):
-            self._free = tuple(self.order[:count])
-        return self._free
 
 
 class Inventory:
@@ -226,6 +199,10 @@ class Inventory:
     def is_leased(self, address: IPv4Address) -> bool:
         """Whether a lease holds it."""
         return address in self._holder
+
+    def is_held(self, token: str) -> bool:
+        """Whether any lease is of the card."""
+        return self._leased[token] > 0
 
     def in_slot(self, slot: Slot) -> EniRecord | None:
         """The card in a slot."""

@@ -20,7 +20,7 @@ from eniallocator.ledger import Contents, Ledger, Note, from_note, set_aside, to
 from eniallocator.lifecycle import State
 from eniallocator.records import AddressRecord, Change, Drop, EniRecord, Identity, Put, TypeLimits, Use
 from eniallocator.routed import NOTE_FORWARDS, NOTE_POD_CIDR
-from eniallocator.survey import NOTE_COMPLETE, NOTE_LIMITS, NOTE_VSWITCHES
+from eniallocator.survey import NOTE_LIMITS, NOTE_VSWITCHES
 from eniallocator.vswitches import VSwitches
 from eniway import log
 from eniway.backoff import full_jitter
@@ -32,6 +32,8 @@ _log = log.get(__name__)
 
 NOTE_IDENTITY: Final = "identity"
 NOTE_BOOT: Final = "boot_id"
+NOTE_COMPLETE: Final = "complete"
+"""Cards, addresses and leases of this node are all in the ledger, or never were anywhere else."""
 PRIMARY_TOKEN: Final = "primary"  # noqa: S105 -- names a row
 
 
@@ -49,7 +51,7 @@ class Opening:
     forwards: bool
     """The primary ENI carries packets of routed pods."""
     rebuilt: bool
-    """Nothing is known of what was leased before: found addresses may be in use."""
+    """What was leased before may not be known: found addresses, and links that carry a key, may be in use."""
 
 
 async def open_ledger(

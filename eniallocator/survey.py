@@ -38,7 +38,6 @@ SHORT_SECONDS: Final = 30.0
 
 NOTE_LIMITS: Final = "limits"
 NOTE_VSWITCHES: Final = "vswitches"
-NOTE_COMPLETE: Final = "complete"
 
 
 class Survey:
@@ -222,9 +221,7 @@ class Survey:
         durable = self._store.settle(*changes)
         self.compared = True
         await durable
-        if self._rebuilt:
-            self._rebuilt = False
-            await self._store.note(to_note(NOTE_COMPLETE, value=True))
+        self._rebuilt = False
         self._follow()
         self._changed()
 

@@ -1,24 +1,17 @@
-"""The OpenAPI through the official SDK (V1: small, synchronous), in a few threads. Only this module knows it.
+"""The OpenAPI of ECS: what is asked of it in our words, as the official SDK's requests, and what its answers say.
 
-What the SDK does by itself is switched off or worked around: its retry (it re-sends a Create without a token), plain
-http (https unless the endpoint says otherwise), and HTTP_PROXY without NO_PROXY (no proxy at all). Clients are shared
-by threads, requests are not.
+The SDK is synchronous: it is called in a few threads (``cloud.sdk``).
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, Final, TypeVar
 
-from aliyunsdkcore.acs_exception.exceptions import ClientException, ServerException
-from aliyunsdkcore.auth.credentials import StsTokenCredential
-from aliyunsdkcore.client import AcsClient
 from aliyunsdkcore.request import RpcRequest
 from aliyunsdkecs.request.v20140526.AssignPrivateIpAddressesRequest import AssignPrivateIpAddressesRequest
 from aliyunsdkecs.request.v20140526.AttachNetworkInterfaceRequest import AttachNetworkInterfaceRequest
@@ -35,16 +28,17 @@ from eniallocator.cloud.api import Eni, EniStatus, InstanceType, Trouble, VSwitc
 from eniallocator.cloud.credentials import AccessKey, Keys
 from eniallocator.cloud.errors import (
     ApiError,
+    ClockOff,
     Credentials,
     Forbidden,
     Refused,
     Throttled,
     Transient,
     Withheld,
-    classify,
 )
 from eniallocator.cloud.flights import Flights
 from eniallocator.cloud.limiter import Limiter
+from eniallocator.cloud.sdk import Sdk
 from eniallocator.cloud.switch import Calls, Switch
 from eniway import log, metrics
 from eniway.errors import BadConfig, NotReady
@@ -60,19 +54,6 @@ VSWITCH_PAGE: Final = 50
 IDS_A_CALL: Final = 100
 VERSIONS: Final = {"Ecs": "2014-05-26", "Vpc": "2016-04-28"}
 
-LONGEST_MESSAGE: Final = 400
-NO_ANSWER: Final = "SDK.HttpError"
-_UNHEARD: Final = re.compile(
-    "Connection refused|Connection reset|Connection aborted|timed out|Name or service not known|No route to host"
-    "|Network is unreachable|Temporary failure in name resolution|certificate verify failed",
-    re.IGNORECASE,
-)
-_SIGNED_URL: Final = re.compile(r"\S*AccessKeyId(?:=|%3D)\S*")
-
-# The SDK ignores NO_PROXY and would send even loopback calls to HTTP_PROXY; a true value that names no proxy stops
-# that.
-_NO_PROXY: Final = {"http": None, "https": None}
-
 
 class EcsCloud:
     """``eniallocator.cloud.api.CloudApi`` for one region.
@@ -83,19 +64,13 @@ class EcsCloud:
     def __init__(
         self, *, region: str, endpoint: str, keys: Keys, limiter: Limiter, clock: Clock, switch: Switch | None = None
     ) -> None:
-        scheme, separator, host = endpoint.partition("://")
-        if endpoint and (not separator or scheme not in ("http", "https") or not host.strip("/")):
-            raise BadConfig(f"`$.cloud.endpoint`: expected a URL such as https://ecs.example.com, got {endpoint!r}")
-        self._scheme = scheme or "https"
-        self._host = host.strip("/")
-        self._region = region
+        self._sdk = Sdk(region=region, endpoint=endpoint, connections=THREADS)
         self._keys = keys
         self._limiter = limiter
         self._switch = switch or Switch()
         self._flights = Flights()
         self._clock = clock
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="openapi")
-        self._client: tuple[AccessKey, Any] | None = None
         self._trouble: Trouble | None = None
 
     @property
@@ -111,8 +86,7 @@ class EcsCloud:
     def close(self) -> None:
         """Let go of threads and connections; calls under way end on their own."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        if self._client is not None:
-            self._client[1].session.close()
+        self._sdk.close()
 
     async def create_eni(
         self,
@@ -343,12 +317,12 @@ class EcsCloud:
         try:
             key = await self._key(action)
             loop = asyncio.get_running_loop()
-            said = _read(action, await loop.run_in_executor(self._threads, self._send, action, key, build), parse)
+            said = _read(action, await loop.run_in_executor(self._threads, self._sdk.send, action, key, build), parse)
         except ApiError as error:
             metrics.CLOUD_SECONDS.labels(action, error.code).observe(time.perf_counter() - started)
             if isinstance(error, Throttled):
                 self._limiter.throttled(action)
-            if isinstance(error, Credentials) and key is not None:
+            if isinstance(error, Credentials) and not isinstance(error, ClockOff) and key is not None:
                 self._keys.rejected(key)
             if isinstance(error, Throttled | Transient | Credentials | Forbidden):
                 self._note(error)
@@ -384,59 +358,6 @@ class EcsCloud:
         except (BadConfig, NotReady) as error:
             raise Credentials(action, "NoAccessKey", str(error)) from error
 
-    def _send(self, action: str, key: AccessKey, build: Callable[[], Any]) -> dict[str, Any]:
-        """In a thread: sign, send, map the answer."""
-        client = self._client_for(key)
-        request = build()
-        request.set_accept_format("json")
-        request.set_protocol_type(self._scheme)
-        if self._host:
-            request.set_endpoint(self._host)
-        else:
-            request.request_network = "vpc"
-        try:
-            answer = json.loads(client.do_action_with_exception(request))
-        except ServerException as error:
-            status = error.get_http_status()
-            raise classify(
-                action,
-                str(error.get_error_code()),
-                _scrubbed(error.get_error_msg()),
-                status=status if isinstance(status, int) else None,
-                request_id=error.get_request_id(),
-            ) from error
-        except ClientException as error:
-            code = str(error.get_error_code())
-            message = self._unheard(error.get_error_msg()) if code == NO_ANSWER else _scrubbed(error.get_error_msg())
-            raise classify(action, code, message, status=None) from error
-        except ValueError as error:
-            raise Transient(action, "NotJson", str(error)) from error
-        if not isinstance(answer, dict):
-            raise Transient(action, "NotJson", "expected an object")
-        return answer
-
-    def _unheard(self, message: object) -> str:
-        """Why there was no answer, from what the SDK makes of its HTTP library's exception."""
-        why = _UNHEARD.search(str(message))
-        where = f"{self._scheme}://{self._host}" if self._host else f"the VPC endpoints of {self._region}"
-        return f"cannot reach {where}: {why[0].lower() if why else 'no answer'}"
-
-    def _client_for(self, key: AccessKey) -> Any:
-        """The client for ``key``; a new one when it is another than before."""
-        if self._client is None or self._client[0] != key:
-            session = StsTokenCredential(key.key_id, key.secret, key.token) if key.token else None
-            client = AcsClient(
-                None if session else key.key_id,
-                None if session else key.secret,
-                self._region,
-                credential=session,
-                auto_retry=False,
-                pool_size=THREADS,
-                proxy=_NO_PROXY,
-            )
-            self._client = key, client
-        return self._client[1]
-
 
 def _read(action: str, answer: dict[str, Any], parse: Callable[[dict[str, Any]], _T]) -> _T:
     """What an answer says; Transient for one that lacks what the API reference promises, or words it otherwise."""
@@ -453,12 +374,6 @@ def _nothing(_: dict[str, Any]) -> None:
 def value_of(*, flag: bool) -> str:
     """A boolean as the API spells it."""
     return "true" if flag else "false"
-
-
-def _scrubbed(message: object) -> str:
-    """What the SDK says of an error, without the signed URL it likes to quote, and of bearable length."""
-    text = _SIGNED_URL.sub("(signed URL)", str(message)).strip()
-    return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}…"
 
 
 def _tags(tags: Mapping[str, str]) -> list[dict[str, str]]:

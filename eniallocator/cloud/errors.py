@@ -12,6 +12,7 @@ CloudError (eniway.errors)
 ├── LimitsDiffer    more than the instance or its type allows: our picture of the cards is wrong
 ├── QuotaExhausted  the account's, for long
 ├── Credentials     the key, its token or the signature is not accepted
+│   └── ClockOff    signed at another time than the cloud's: this node's clock is wrong, the key may be good
 ├── Withheld        not sent: a person switched such calls off
 └── Refused         for what was asked: trying again does not help
 
@@ -112,11 +113,14 @@ class QuotaExhausted(ApiError):
 class Credentials(ApiError):
     """Nobody is let in with these keys."""
 
-    hint = (
-        "check access_key_id and access_key_secret in the directory of cloud.credentials, or the RAM role, and this"
-        " node's clock"
-    )
+    hint = "check access_key_id and access_key_secret in the directory of cloud.credentials, or the RAM role"
     patience = (2.0, 30.0)
+
+
+class ClockOff(Credentials):
+    """Requests are good for 15 minutes, either way."""
+
+    hint = "set this node's clock, as by NTP"
 
 
 class Withheld(ApiError):
@@ -189,8 +193,8 @@ _CODES: Final[Mapping[str, type[ApiError]]] = {
     "InvalidAccessKeySecret": Credentials,
     "SignatureDoesNotMatch": Credentials,
     "IncompleteSignature": Credentials,
-    "InvalidTimeStamp.Expired": Credentials,
-    "IllegalTimestamp": Credentials,
+    "InvalidTimeStamp.Expired": ClockOff,
+    "IllegalTimestamp": ClockOff,
     "SignatureNonceUsed": Credentials,
     "Forbidden.AccessKeyDisabled": Credentials,
     "Forbidden.RAM": Forbidden,
@@ -209,6 +213,7 @@ _PREFIXES: Final[tuple[tuple[str, type[ApiError]], ...]] = (
     ("IncorrectVSwitchStatus", Busy),
     ("SDK.", Refused),
 )
+CLOCK_CODES: Final = frozenset(code for code, kind in _CODES.items() if kind is ClockOff)
 _TOO_MANY_REQUESTS: Final = 429
 _SERVER_ERRORS: Final = 500
 

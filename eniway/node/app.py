@@ -17,8 +17,9 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
 from random import Random
@@ -32,6 +33,7 @@ from deviceplugin.allocations import Allocations
 from deviceplugin.podresources import PodResources
 from deviceplugin.registration import DevicePlugin
 from eniallocator import Books, SystemClock, open_ledger
+from eniallocator.clock import Clock
 from eniallocator.cloud.metadata import Metadata
 from eniallocator.cloud.opening import open_cloud
 from eniallocator.cloud.switch import Switch
@@ -40,7 +42,7 @@ from eniway import config as configuration
 from eniway import http, log, metrics, names
 from eniway.config import NodeConfig
 from eniway.errors import BadConfig, EniwayError
-from eniway.kube.client import KubeClient, in_cluster
+from eniway.kube.client import Connection, KubeClient, in_cluster
 from eniway.kube.events import Event, Recorder
 from eniway.kube.nodenetwork import NodeNetworkPublisher
 from eniway.kube.podcidr import PodCidrReader
@@ -61,20 +63,24 @@ BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _log = log.get(__name__)
 
 
-async def run(config: NodeConfig, *, node: str) -> None:
-    """Serve until cancelled; Outdated where the Node has become one of another pool."""
-    random = Random()  # noqa: S311 -- spreads retries
-    async with KubeClient(in_cluster()) as client, asyncio.TaskGroup() as group:
+async def run(
+    config: NodeConfig, *, node: str, server: Connection, clock: Clock, random: Random, new_id: Callable[[], str]
+) -> None:
+    """Serve until cancelled; Outdated where the Node has become one of another pool.
+
+    ``server``: the API server. ``clock``: its monotonic time is the running loop's. ``new_id``: 32 hex digits, never
+    the same again.
+    """
+    async with KubeClient(server) as client, asyncio.TaskGroup() as group:
         labels = NodeLabels(client, node=node, kept=Path(names.LABELS_FILE), random=random)
         resolved = await labels.resolve(config)
         group.create_task(labels.run(config, resolved))
-        await _serve(resolved, client, node=node, random=random)
+        await _serve(resolved, client, node=node, clock=clock, random=random, new_id=new_id)
 
 
 async def _serve(  # noqa: PLR0915 -- a composition root: it only lists
-    config: NodeConfig, client: KubeClient, *, node: str, random: Random
+    config: NodeConfig, client: KubeClient, *, node: str, clock: Clock, random: Random, new_id: Callable[[], str]
 ) -> None:
-    clock = SystemClock()
     async with AsyncExitStack() as stack:
         network = await stack.enter_async_context(GuardedNetwork(borders=_borders(config)))
         metadata = await stack.enter_async_context(Metadata(config.cloud.metadata))
@@ -90,9 +96,9 @@ async def _serve(  # noqa: PLR0915 -- a composition root: it only lists
         cloud = await stack.enter_async_context(
             open_cloud(config.cloud, region=opening.identity.region, switch=switch, clock=clock, random=random)
         )
-        recorder = Recorder(client, node=node, clock=clock.monotonic, new_id=lambda: uuid.uuid4().hex[:16])
+        recorder = Recorder(client, node=node, clock=clock.monotonic, new_id=lambda: new_id()[:16])
         allocations = Allocations(now=clock.monotonic())
-        pods = PodResources(allocations)
+        pods = PodResources(allocations, random=random, clock=clock.monotonic)
         stack.push_async_callback(pods.close)
         books = Books(
             opening,
@@ -101,7 +107,7 @@ async def _serve(  # noqa: PLR0915 -- a composition root: it only lists
             kernel=network,
             clock=clock,
             random=random,
-            new_id=lambda: uuid.uuid4().hex,
+            new_id=new_id,
             fell_back=lambda pod, why: recorder.tell(Event(pod, "Normal", "RoutedInstead", why)),
             kubelet=pods.slots,
             switch=switch,
@@ -112,7 +118,14 @@ async def _serve(  # noqa: PLR0915 -- a composition root: it only lists
             policies = network.guard = stack.enter_context(
                 Policies(client, config=config, leases=books.leases, tell=recorder.tell, random=random)
             )
-        handler = Handler(books, network, pods, add_seconds=config.add_deadline_seconds, default=config.default_wish)
+        handler = Handler(
+            books,
+            network,
+            pods,
+            add_seconds=config.add_deadline_seconds,
+            default=config.default_wish,
+            clock=clock.monotonic,
+        )
         door = Door(handler.handle)
         bandwidth = BandwidthFollower(
             books,
@@ -151,7 +164,7 @@ async def _serve(  # noqa: PLR0915 -- a composition root: it only lists
         await debug.serve(stack, books, handler.recent, doctor, node=node, unhealthy=lambda: state.unhealthy)
 
         async with asyncio.TaskGroup() as group:
-            group.create_task(DevicePlugin(books, allocations).run())
+            group.create_task(DevicePlugin(books, allocations, random=random, clock=clock.monotonic).run())
             group.create_task(publisher.run())
             group.create_task(recorder.run())
             group.create_task(_tell_conditions(books, recorder))
@@ -243,5 +256,14 @@ def main(path: Path, environ: Mapping[str, str] = os.environ) -> int:
     log.configure(config.log_level)
     if not Path(names.CNI_SOCKET).exists():
         conflist.withdraw()
-    asyncio.run(until_told(lambda: run(config, node=node)))
+    work = partial(
+        run,
+        config,
+        node=node,
+        server=in_cluster(),
+        clock=SystemClock(),
+        random=Random(),  # noqa: S311 -- spreads retries, names sockets
+        new_id=lambda: uuid.uuid4().hex,
+    )
+    asyncio.run(until_told(work))
     return 0

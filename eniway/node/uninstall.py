@@ -35,10 +35,9 @@ from eniallocator.cloud.switch import Switch
 from eniallocator.give_back import Possessions, give_back
 from eniallocator.ledger import Contents, Ledger, from_note
 from eniallocator.lifecycle import State
-from eniallocator.opening import NOTE_BOOT, NOTE_IDENTITY
+from eniallocator.opening import NOTE_BOOT, NOTE_COMPLETE, NOTE_IDENTITY
 from eniallocator.records import Identity, Use
 from eniallocator.routed import NOTE_FORWARDS
-from eniallocator.survey import NOTE_COMPLETE
 from eniway import config as configuration
 from eniway import http, log, names
 from eniway.config import NodeConfig

@@ -31,7 +31,7 @@ from vpcbox.openapi.server import application as openapi
 from vpcbox.world.clock import Clock as BoxClock
 from vpcbox.world.instance_types import load
 from vpcbox.world.model import Eni, EniStatus, EniType
-from vpcbox.world.wire import Card, Route
+from vpcbox.world.wire import Card, Route, Wire
 from vpcbox.world.world import World
 
 SPEED = 40.0
@@ -268,14 +268,15 @@ async def rig(
     pods: str = "10.0.16.0/24",
     box_clock: BoxClock | None = None,
     own_clock: Clock | None = None,
+    wire: Wire | None = None,
     answering: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> AsyncIterator[Rig]:
-    """A VPC with one instance, served on loopback; ``own_clock`` is the allocator's."""
+    """A VPC with one instance, served on loopback; ``own_clock`` is the allocator's. ``wire``: carries the packets."""
     clock = box_clock or BoxClock(SPEED)
     own = own_clock or FastClock()
     faults = Faults()
     node = NodeWithoutKernel(own)
-    world = World(clock, node, Random(7), load(), faults=faults)
+    world = World(clock, wire or node, Random(7), load(), faults=faults)
     vpc = world.create_vpc("box", IPv4Network("10.0.0.0/16"))
     nodes = world.create_vswitch("nodes", vpc.id, IPv4Network("10.0.0.0/20"))
     first = world.create_vswitch("pods-1", vpc.id, IPv4Network(pods))

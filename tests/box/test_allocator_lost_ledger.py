@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from eniallocator import Books
+from eniallocator.opening import NOTE_COMPLETE
 from eniway.model import Lease, LeaseKey, Sandbox
 from tests.box.allocator_world import Rig, rig
+from vpcbox.faults import Kind, Rule
 
 
 @pytest.fixture
@@ -54,6 +56,9 @@ async def test_leases_of_running_pods_are_known_again(cloud: Rig) -> None:
             lease.key: (lease.address, lease.service_address) for lease in leases
         }
         assert books.capacity()["slots"].used == 1
+        # Its link is in the pod and not waited for; nor is the card forgotten for one look that shows nothing.
+        cloud.faults.add(Rule(Kind.EMPTY_ANSWER, "DescribeNetworkInterfaces", count=1))
+        await cloud.until(lambda: exclusive.card in books.cards())
         other = await cloud.add(books, "other")
         assert other.address not in {lease.address for lease in leases}
         for lease in leases:
@@ -63,6 +68,25 @@ async def test_leases_of_running_pods_are_known_again(cloud: Rig) -> None:
         await cloud.add(books, "db-2", slot=3)
     async with cloud.books(run=False) as books:
         assert {lease.pod.name for lease in books.leases()} == {"other", "db-2"}
+
+
+async def test_until_leases_are_known_again_each_start_is_of_a_lost_ledger(cloud: Rig) -> None:
+    """A process that ends between the look at the cloud and the sweep leaves no ledger that is believed."""
+    async with cloud.books() as books:
+        await cloud.until(lambda: any(device.warm for device in books.devices()))
+        lease = await cloud.add(books, "web")
+    lose(cloud)
+    sandbox, routed = of(lease)
+    for _ in range(2):
+        async with cloud.books() as books:
+            await seen_again(cloud, books, 2)
+            await books.settle_orphans([lease.address])
+            assert books._ledger.note(NOTE_COMPLETE) is None
+    async with cloud.books() as books:
+        await cloud.until(lambda: books._pool.started)
+        assert await books.recover([sandbox], routed) == 1
+        await books.settle_orphans(())
+        assert books._ledger.note(NOTE_COMPLETE) is not None
 
 
 async def test_what_does_not_fit_together_is_no_lease(cloud: Rig) -> None:

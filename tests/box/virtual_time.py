@@ -80,6 +80,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
         work.add_done_callback(done)
 
+    def counted(self, does: Callable[..., Any]) -> Callable[..., Any]:
+        """``does``, a coroutine function of which others do a part: time stands still until it is over."""
+
+        async def counting(*args: Any, **named: Any) -> Any:
+            over: asyncio.Future[None] = self.create_future()
+            self.outside(over)
+            try:
+                return await does(*args, **named)
+            finally:
+                over.set_result(None)
+
+        return counting
+
     @contextmanager
     def answering(self) -> Iterator[None]:
         """Somebody outside waits for an answer that is being made in here."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import logging
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -22,7 +23,7 @@ from eniway import log
 from eniway.errors import CapacityError, EniwayError, NotReady
 from tests.box import virtual_time
 from tests.box.allocator_world import SECRET
-from tests.box.mortal import COOLDOWN, IN_MEMORY, Mortal, mortal
+from tests.box.mortal import COOLDOWN, IN_MEMORY, Life, mortal
 from vpcbox.faults import Kind, Rule
 
 WRITES = [
@@ -35,18 +36,20 @@ WRITES = [
 ]
 READS = ["DescribeNetworkInterfaces", "DescribeVSwitches", "DescribeInstanceTypes"]
 PODS = 60
+Step = Callable[[], Awaitable[None]]
 
 
 class Story:
-    """Random steps on a mortal allocator."""
+    """Random steps of a life."""
 
-    def __init__(self, life: Mortal, random: Random) -> None:
+    def __init__(self, life: Life, random: Random) -> None:
         self.life = life
         self.random = random
         self.adds: dict[str, asyncio.Task[None]] = {}
         self.steps: dict[str, int] = {}
-        self.full = False
         self.failures: list[Exception] = []
+        self.served: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
 
     async def tell(self, steps: int) -> None:
         """All of it."""
@@ -62,8 +65,9 @@ class Story:
                 task.cancel()
             await self.life.kill()
 
-    async def _step(self) -> None:
-        weights = {
+    def weights(self) -> dict[Step, int]:
+        """How often each step is taken."""
+        return {
             self._add: 60,
             self._delete: 36,
             self._time: 60,
@@ -76,15 +80,18 @@ class Story:
             self._disk: 1,
             self._turn_switch: 1,
         }
+
+    async def _step(self) -> None:
+        weights = self.weights()
         (step,) = self.random.choices(list(weights), list(weights.values()))
         self.steps[step.__name__] = self.steps.get(step.__name__, 0) + 1
         await step()
 
     async def _add(self) -> None:
         name = f"pod-{self.random.randrange(PODS)}"
-        if name in self.adds or self.life.cloud.key(name) in self.life.told:
+        if name in self.adds or name in self.life.names():
             return
-        slots = [device.slot for device in self.life.books.devices() if device.healthy]
+        slots = self.life.slots()
         slot = self.random.choice(slots) if slots and self.random.random() < 0.15 else None
         if slot is not None and any(held.card.slot == slot for held in self.life.told.values()):
             slot = None
@@ -94,10 +101,14 @@ class Story:
 
     async def _one_add(self, name: str, slot: int | None, within: float) -> None:
         try:
-            with contextlib.suppress(NotReady, CapacityError):
-                began = self.life.clock.monotonic()
-                released = dict(self.life.released)
+            began = self.life.clock.monotonic()
+            released = dict(self.life.released)
+            try:
                 lease = await self.life.add(name, slot=slot, within=within)
+            except (NotReady, CapacityError) as error:
+                self.refused[str(error)] += 1
+            else:
+                self.served[lease.kind] += 1
                 for address in {lease.address, lease.service_address} & released.keys():
                     rested = self.life.clock.monotonic() - released[address]
                     assert rested >= COOLDOWN, f"{address} rested for {rested} s, asked for at {began}"
@@ -107,7 +118,7 @@ class Story:
             self.adds.pop(name, None)
 
     async def _delete(self) -> None:
-        names = sorted({key.container_id.removeprefix("container-of-") for key in self.life.told})
+        names = self.life.names()
         for name in self.random.sample(names, min(len(names), self.random.choice([1, 1, 2, 5, PODS]))):
             await self.life.release(name)
 
@@ -138,20 +149,26 @@ class Story:
     async def _calm(self) -> None:
         self.life.cloud.faults.clear()
         (self.life.cloud.directory / "access_key_secret").write_text(SECRET)
-        self.life.cloud.switch.calls = Calls.ALL
-        self._clear_disk()
+        self.life.turn_switch(Calls.ALL)
+        self.life.clear_disk()
         await asyncio.sleep(self.random.choice([5.0, 60.0]))
 
     async def _kill(self) -> None:
         for _ in range(self.random.randrange(12)):
             await asyncio.sleep(0)
+        await self._restart()
+
+    async def _restart(self) -> None:
         for task in tuple(self.adds.values()):
             task.cancel()
         self.adds.clear()
-        self.full = False
         await self.life.kill()
+        await self._while_dead()
         await asyncio.sleep(self.random.choice([0.0, 0.2, 2.0, 30.0]))
         await self.life.live()
+
+    async def _while_dead(self) -> None:
+        """What happens between two lives."""
 
     async def _vswitch(self) -> None:
         self.life.cloud.faults.add(Rule(Kind.VSWITCH_EMPTY, self.random.choice(self.life.cloud.vswitches)))
@@ -165,17 +182,10 @@ class Story:
         self.life.released.clear()
 
     async def _disk(self) -> None:
-        if not self.full:
-            self.life.books._ledger._database.execute("PRAGMA query_only = ON")
-            self.full = True
-
-    def _clear_disk(self) -> None:
-        if self.full:
-            self.life.books._ledger._database.execute("PRAGMA query_only = OFF")
-            self.full = False
+        self.life.fill_disk()
 
     async def _turn_switch(self) -> None:
-        self.life.cloud.switch.calls = self.random.choice([Calls.NONE, Calls.NO_RELEASES])
+        self.life.turn_switch(self.random.choice([Calls.NONE, Calls.NO_RELEASES]))
 
     async def _end(self) -> None:
         """All is well again: pods go, and nothing stays behind."""
@@ -183,8 +193,8 @@ class Story:
         if self.adds:
             await asyncio.wait(self.adds.values(), timeout=400.0)
         await self.life.settle()
-        for key in tuple(self.life.told):
-            await self.life.release(key.container_id.removeprefix("container-of-"))
+        for name in self.life.names():
+            await self.life.release(name)
         await asyncio.sleep(900.0)
         await self.life.settle()
         assert self.life.idle() <= 10, f"{self.life.idle()} addresses lie idle"
@@ -194,34 +204,48 @@ async def story(seed: int, steps: int) -> Story:
     """One story on a rig of its own."""
     random = Random(seed)
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as directory:
-        async with mortal(Path(directory), random, exclusive_slots=1, cooldown_seconds=COOLDOWN) as life:
+        async with mortal(
+            Path(directory), Random(f"life {seed}"), exclusive_slots=1, cooldown_seconds=COOLDOWN
+        ) as life:
             told = Story(life, random)
             await told.tell(steps)
             return told
 
 
-def main() -> int:
-    """Stories until ``--steps`` are done."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Of a command that tells stories."""
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--each", type=int, default=500, help="steps of one story")
     parser.add_argument("--seed", type=int, help="tell this one only")
     parser.add_argument("--log", default="error")
-    options = parser.parse_args()
+    parser.add_argument("--why", type=int, default=0, help="so many of the reasons for refusals are told")
+    return parser.parse_args()
+
+
+def tell(what: str, story: Callable[[int, int], Awaitable[Story]], options: argparse.Namespace) -> int:
+    """Stories until all steps are done; each with a seed of its own, printed before it begins."""
     log.configure(options.log)
     logging.getLogger("aliyunsdkcore").setLevel(logging.CRITICAL)
     seeds = [options.seed] if options.seed is not None else range(time.time_ns() % 10**6, 10**9)
     done = 0
     for seed in seeds:
-        sys.stdout.write(f"books: seed {seed}, {options.each} steps\n")
+        sys.stdout.write(f"{what}: seed {seed}, {options.each} steps\n")
         sys.stdout.flush()
         told = virtual_time.run(partial(story, seed, options.each))
         done += options.each
         sys.stdout.write(f"  {told.life.lives} lives, {len(told.life.cloud.calls)} calls, {told.steps}\n")
+        sys.stdout.write(f"  served {dict(told.served)}, refused {told.refused.total()}\n")
+        for why, times in told.refused.most_common(options.why):
+            sys.stdout.write(f"  {times}: {why}\n")
         if done >= options.steps:
             break
-    sys.stdout.write(f"books: {done} steps held\n")
+    sys.stdout.write(f"{what}: {done} steps held\n")
     return 0
+
+
+def main() -> int:
+    """Stories of an allocator."""
+    return tell("books", story, arguments(argparse.ArgumentParser(description=__doc__)))
 
 
 if __name__ == "__main__":

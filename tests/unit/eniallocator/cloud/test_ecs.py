@@ -126,6 +126,27 @@ async def test_trouble_is_remembered_until_a_call_gets_through(ecs: EcsCloud, cl
     assert [trouble and trouble.reason for trouble in seen] == [None, None, "Credentials", None]
 
 
+@pytest.mark.parametrize(("seconds", "words"), [(1200.0, "20 min behind"), (-1200.0, "20 min ahead of")])
+async def test_a_clock_that_is_off_is_told_by_how_much(
+    ecs: EcsCloud, cloud: Rig, monkeypatch: pytest.MonkeyPatch, seconds: float, words: str
+) -> None:
+    """In the same words each time; the key is not doubted; and it is over when the clock is right."""
+    doubted: list[object] = []
+    monkeypatch.setattr(ecs._keys, "rejected", doubted.append)
+    cloud.faults.add(Rule(Kind.CLOCK_OFF, seconds=seconds))
+    told = set()
+    for _ in range(2):
+        with pytest.raises(errors.ClockOff, match=rf"InvalidTimeStamp\.Expired.*clock is {words}.*NTP"):
+            await ecs.enis()
+        assert ecs.trouble is not None
+        told.add((ecs.trouble.reason, ecs.trouble.message))
+    assert [reason for reason, _ in told] == ["ClockOff"]
+    assert not doubted
+    cloud.faults.clear()
+    await ecs.enis()
+    assert ecs.trouble is None
+
+
 async def test_a_wrong_secret_and_an_absent_server_tell_no_secrets(ecs: EcsCloud, cloud: Rig) -> None:
     """The SDK quotes signed URLs and strings to sign; our errors do not."""
     (cloud.directory / "access_key_secret").write_text("wrong-secret")

@@ -33,7 +33,7 @@ from eniway.errors import CloudError
         ("InvalidAccessKeyId.Inactive", 403, errors.Credentials),
         ("InvalidSecurityToken.Expired", 400, errors.Credentials),
         ("SignatureDoesNotMatch", 400, errors.Credentials),
-        ("InvalidTimeStamp.Expired", 400, errors.Credentials),
+        ("InvalidTimeStamp.Expired", 400, errors.ClockOff),
         ("Forbidden.RAM", 403, errors.Forbidden),
         ("IdempotentParameterMismatch", 400, errors.Refused),
         ("InvalidSecurityGroupId.NotFound", 404, errors.Refused),
