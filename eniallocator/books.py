@@ -34,14 +34,17 @@ from eniallocator.routed import Routed
 from eniallocator.statement import Statement
 from eniallocator.store import Store
 from eniallocator.waiting import Ticket, overdue
-from eniway import log, metrics
+from eniway import log, metrics, names
+from eniway.choice import check_allowed
 from eniway.config import NodeConfig
-from eniway.errors import ConflictError, DeadlineExceeded, InvalidRequest, InvariantBroken, NotReady
+from eniway.errors import BadAnnotation, ConflictError, DeadlineExceeded, InvalidRequest, InvariantBroken, NotReady
 from eniway.model import (
+    NO_CHOICE,
     UNLIMITED,
     Bandwidth,
     Capacity,
     Card,
+    Choice,
     Kind,
     Lease,
     LeaseKey,
@@ -78,7 +81,8 @@ class Books:
     """Open with ``eniallocator.opening.open_ledger`` first; then everything but ``run`` answers without the cloud.
 
     Deadlines are monotonic times of ``clock``. ``fell_back`` is told of each pod that got a routed address because
-    there was no shared one, and why; ``kubelet`` tells which slots it may give away or has given away.
+    there was no shared one, and why, ``refused`` of each that waits and chose what the cloud refuses; ``kubelet``
+    tells which slots it may give away or has given away.
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class Books:
         random: Random,
         new_id: Callable[[], str],
         fell_back: Callable[[PodRef, str], None],
+        refused: Callable[[PodRef, str], None],
         kubelet: KubeletSlots,
         switch: Switch,
     ) -> None:
@@ -110,6 +115,8 @@ class Books:
         self._wanted: set[Slot] = set()
         self._store = Store(self._inventory, self._ledger, changed=self._changed)
         self._fell_back = fell_back
+        self._refused = refused
+        self._vswitches = opening.vswitches
         self._routed = Routed(
             eni_id=opening.identity.primary_eni,
             cidr=opening.pod_cidr,
@@ -135,6 +142,7 @@ class Books:
             new_id=new_id,
             demand=self._demand,
             changed=self._changed,
+            choice_refused=self._choice_refused,
             primary_seen=self._routed.seen,
             kubelet=kubelet,
             switch=switch,
@@ -174,13 +182,15 @@ class Books:
         deadline: float,
         else_routed: bool = False,
         bandwidth: Bandwidth = UNLIMITED,
+        choice: Choice = NO_CHOICE,
     ) -> Lease:
         """A lease for ``key``, durable; the same one when asked again.
 
         Waits for an address or card. ``else_routed``: a shared pod takes a routed address where no shared one can be
-        had. ``bandwidth`` is noted in a lease that is new. Raises at ``deadline``: a CapacityError where there is none
-        to be had, DeadlineExceeded where there may be one later; NotReady when the ledger cannot be written;
-        ConflictError when the key belongs to another pod.
+        had. ``bandwidth`` is noted in a lease that is new. ``choice``: an exclusive pod's card is as it says, else as
+        the node's are; BadAnnotation where the configuration does not allow it or no card of this node can be so.
+        Raises at ``deadline``: a CapacityError where there is none to be had, DeadlineExceeded where there may be one
+        later; NotReady when the ledger cannot be written; ConflictError when the key belongs to another pod.
         """
         started = self._clock.monotonic()
         if (held := self._inventory.leases.get(key)) is not None:
@@ -188,14 +198,18 @@ class Books:
         if any(ticket.key == key for ticket in self._queue):
             raise NotReady(f"an ADD for {key.alias} is waiting already")
         self._check_slot(kind, slot)
+        self._check_choice(choice)
+        routed_at = started + self._config.shared_patience_seconds if else_routed else None
+        granted: asyncio.Future[tuple[LeaseRecord, asyncio.Future[None]]] = asyncio.get_running_loop().create_future()
+        ticket = Ticket(key, pod, kind, slot, netns, routed_at, bandwidth, granted, choice)
         if kind is Kind.EXCLUSIVE and slot is not None:
             self._pool.want(slot)
-            await self._send_home(slot, pod, deadline)
-        routed_at = started + self._config.shared_patience_seconds if else_routed else None
-        ticket = Ticket(key, pod, kind, slot, netns, routed_at, bandwidth, asyncio.get_running_loop().create_future())
+        # In line before a former sandbox lets go: a card that was made for this pod's choice would be given back.
         self._queue.append(ticket)
         self._changed()
         try:
+            if kind is Kind.EXCLUSIVE and slot is not None:
+                await self._send_home(slot, ticket, deadline)
             if routed_at is not None and routed_at < deadline and not await self._granted(ticket, routed_at):
                 self._changed()
             await self._granted(ticket, deadline)
@@ -204,7 +218,8 @@ class Books:
                 self._queue.remove(ticket)
                 self._pool.wake()
         if not ticket.granted.done():
-            raise overdue(ticket, self._inventory, self._statement.outlook(), waited=self._clock.monotonic() - started)
+            waited, refusal = self._clock.monotonic() - started, self._pool.refusal(choice)
+            raise overdue(ticket, self._inventory, self._statement.outlook(), waited=waited, refusal=refusal)
         record, durable = ticket.granted.result()
         lease = self._inventory.lease_of(record)
         await durable
@@ -429,7 +444,17 @@ class Books:
         if known and slot not in known:
             raise InvalidRequest(f"slot {slot} is none of this node's exclusive slots {known}")
 
-    async def _send_home(self, slot: Slot, pod: PodRef, deadline: float) -> None:
+    def _check_choice(self, choice: Choice) -> None:
+        check_allowed(choice, self._config.pods_may_choose)
+        if choice.vswitch is not None and (why_not := self._vswitches.elsewhere(choice.vswitch)):
+            raise BadAnnotation(f"annotation {names.ANNOTATION_VSWITCH}: {choice.vswitch} {why_not}")
+
+    def _choice_refused(self, choice: Choice, why: str) -> None:
+        for ticket in self._queue:
+            if ticket.choice == choice:
+                self._refused(ticket.pod, f"no ENI with {choice}: {why}")
+
+    async def _send_home(self, slot: Slot, ticket: Ticket, deadline: float) -> None:
         """End the lease of an earlier sandbox of the same pod on ``slot``, once its card's link is back in the host.
 
         That it is back proves that the old network namespace has gone. Another pod's lease is not touched: it is waited
@@ -437,7 +462,7 @@ class Books:
         """
         while (eni := self._inventory.in_slot(slot)) is not None and eni.use is Use.EXCLUSIVE:
             held = self._inventory.holder_of_card(eni.token)
-            if held is None or held.pod.uid != pod.uid:
+            if held is None or held.pod.uid != ticket.pod.uid or held.key == ticket.key:
                 return
             try:
                 await self._kernel.wait_card(eni.card.mac, deadline=deadline)
@@ -448,7 +473,7 @@ class Books:
             if self._inventory.leases.get(held.key) == held:
                 _log.info(
                     "taken over from a former sandbox of the pod",
-                    pod=str(pod),
+                    pod=str(ticket.pod),
                     slot=slot,
                     container=held.key.container_id,
                 )
@@ -524,4 +549,5 @@ class Books:
         return Demand(
             shared=sum(ticket.kind is Kind.SHARED for ticket in waiting),
             slots=frozenset(slots | self._wanted),
+            choices={ticket.slot: ticket.choice for ticket in waiting if ticket.slot is not None},
         )

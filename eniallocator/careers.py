@@ -260,7 +260,7 @@ class Careers:
         if created is None:
             created = await self._cloud.create_eni(
                 vswitch_id=eni.vswitch_id,
-                security_groups=self._security_groups,
+                security_groups=eni.choice.security_groups or self._security_groups,
                 secondary=eni.wanted,
                 tags=self._tags,
                 name=names.ENI_NAME,

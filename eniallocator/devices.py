@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from eniallocator.lifecycle import COMING, State
 from eniallocator.plan import Limits
 from eniallocator.records import EniRecord, Use
-from eniway.model import Slot
+from eniway.model import NO_CHOICE, Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Device:
     healthy: bool
     """In use, or can be filled."""
     warm: bool
-    """Holds a card that nobody uses."""
+    """Holds a card that nobody uses and anybody might."""
 
 
 def devices(enis: Collection[EniRecord], held: Collection[Slot | None], limits: Limits) -> tuple[Device, ...]:
@@ -43,4 +43,5 @@ def _device(slot: Slot, eni: EniRecord | None, *, can_fill: bool, held: bool, ou
         # Shared pods are on it since before the configuration gave the slot away.
         return Device(slot, healthy=False, warm=False)
     ready = eni.state is State.READY
-    return Device(slot, healthy=ready or held or eni.state in COMING, warm=ready and not held)
+    warm = ready and not held and eni.choice == NO_CHOICE
+    return Device(slot, healthy=ready or held or eni.state in COMING, warm=warm)

@@ -406,4 +406,5 @@ class Inventory:
             busy=eni.token in busy,
             held=eni.token in held,
             late=eni.token in late,
+            choice=eni.choice,
         )

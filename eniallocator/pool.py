@@ -45,7 +45,7 @@ from eniallocator.watch import Watch
 from eniway import log, names
 from eniway.config import NodeConfig
 from eniway.errors import NotReady
-from eniway.model import Card, SecurityGroupId, Slot
+from eniway.model import NO_CHOICE, Card, Choice, SecurityGroupId, Slot
 
 _log = log.get(__name__)
 
@@ -62,7 +62,8 @@ RETRY_SECONDS: Final = 5.0
 class Pool:
     """``run`` it.
 
-    ``wake`` it when demand has changed. ``demand`` says who waits, ``changed`` is told when time changes anything.
+    ``wake`` it when demand has changed. ``demand`` says who waits, ``changed`` is told when time changes anything,
+    ``choice_refused`` that the cloud made no card as a pod chose, and why.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Pool:
         new_id: Callable[[], str],
         demand: Callable[[], Demand],
         changed: Callable[[], None],
+        choice_refused: Callable[[Choice, str], None],
         primary_seen: Callable[[Eni], None],
         kubelet: KubeletSlots,
         switch: Switch,
@@ -98,6 +100,9 @@ class Pool:
         self._new_id = new_id
         self._demand = demand
         self._changed = changed
+        self._choice_refused = choice_refused
+        self._refusals: dict[Choice, tuple[float, str]] = {}
+        """Until when no card is tried for a choice that was refused, and why."""
         self._busy: set[str] = set()
         """Tokens of cards whose addresses are being changed."""
         self._held: dict[str, float] = {}
@@ -107,13 +112,14 @@ class Pool:
         self._group: asyncio.TaskGroup | None = None
         self._blocked_until = 0.0
         self._blocked = ""
+        groups = [SecurityGroupId(group) for group in config.security_groups]
         tags = {names.TAG_CLUSTER: config.cluster, names.TAG_INSTANCE: identity.instance_id}
         self._insist = Insist(clock, random)
         self._watch = Watch(cloud, clock)
         self._careers = Careers(
             instance_id=identity.instance_id,
             tags=tags,
-            security_groups=[SecurityGroupId(group) for group in config.security_groups],
+            security_groups=groups,
             store=store,
             cloud=cloud,
             kernel=kernel,
@@ -127,6 +133,7 @@ class Pool:
         self._survey = Survey(
             identity=identity,
             tags=tags,
+            groups=groups,
             limits=limits,
             rebuilt=rebuilt,
             vswitches=vswitches,
@@ -178,6 +185,8 @@ class Pool:
             max_idle=settings.max_idle_addresses,
             warm_exclusive=settings.warm_exclusive,
             vswitch=None if self._blocked_until > now else self._vswitches.choose(now),
+            halted=self._blocked_until > now,
+            refused_choices=frozenset(choice for choice, (until, _) in self._refusals.items() if until > now),
             empty_vswitches=self._vswitches.empty(now),
             scarce_vswitches=self._vswitches.scarce(),
             foreign=self._inventory.foreign_cards,
@@ -195,6 +204,11 @@ class Pool:
         Said for longer than no card is tried for: the next try shows whether it is over.
         """
         return self._blocked if self._clock.monotonic() < self._blocked_until + BLOCK_SECONDS else ""
+
+    def refusal(self, choice: Choice) -> str:
+        """Why the cloud made no card for a choice lately; empty: nothing of the kind. Said as long as ``blocked``."""
+        until, why = self._refusals.get(choice, (0.0, ""))
+        return why if self._clock.monotonic() < until + BLOCK_SECONDS else ""
 
     async def ask_cloud(self) -> Answer:
         """What the cloud shows of our cards at this moment; ApiError."""
@@ -243,6 +257,7 @@ class Pool:
             self._act(views, limits, now)
         times = [
             *self._held.values(),
+            *(until for until, _ in self._refusals.values()),
             self._inventory.next_cooled(now),
             self._blocked_until,
             self._blocked_until + BLOCK_SECONDS,
@@ -292,6 +307,7 @@ class Pool:
                     vswitch_id=op.vswitch_id,
                     since=wall,
                     wanted=op.secondary,
+                    choice=op.choice,
                 )
                 _log.info("card", use=str(op.use), slot=op.slot, state=str(record.state), addresses=op.secondary)
                 self._followed.add(record.token)
@@ -373,7 +389,13 @@ class Pool:
         now = self._clock.monotonic()
         if isinstance(error, VSwitchFull):
             self._vswitches.too_few(eni.vswitch_id, asked=1 + eni.wanted, now=now)
-        else:
+        if eni.choice != NO_CHOICE and not isinstance(error, LimitsDiffer):
+            # Of what one pod chose, so no reason to refuse others.
+            self._refusals = {choice: told for choice, told in self._refusals.items() if told[0] + BLOCK_SECONDS > now}
+            self._refusals[eni.choice] = (now + BLOCK_SECONDS, error.lasting)
+            _log.error("no card is made as a pod chose", choice=str(eni.choice), because=str(error))
+            self._choice_refused(eni.choice, error.lasting)
+        elif not isinstance(error, VSwitchFull):
             if isinstance(error, LimitsDiffer):
                 self._survey.compare_soon()
             seconds = max(BLOCK_SECONDS, error.patience[0])

@@ -43,6 +43,7 @@ class Eni:
     """Where it is attached, or being attached or detached."""
     description: str
     tags: Mapping[str, str] = field(default_factory=dict)
+    security_groups: tuple[SecurityGroupId, ...] = ()
     source_dest_check: bool | None = None
     """Whether only its own addresses may pass; None where the cloud does not say."""
 

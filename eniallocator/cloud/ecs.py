@@ -506,5 +506,6 @@ def _eni(item: Mapping[str, Any]) -> Eni:
         instance_id=InstanceId(item["InstanceId"]) if item.get("InstanceId") else None,
         description=item.get("Description", ""),
         tags={tag["TagKey"]: tag["TagValue"] for tag in _listed(item, "Tags", "Tag")},
+        security_groups=tuple(map(SecurityGroupId, (item.get("SecurityGroupIds") or {}).get("SecurityGroupId") or ())),
         source_dest_check=item.get("SourceDestCheck"),
     )

@@ -103,6 +103,7 @@ async def _serve(  # noqa: PLR0915 -- a composition root: it only lists
             random=random,
             new_id=lambda: uuid.uuid4().hex,
             fell_back=lambda pod, why: recorder.tell(Event(pod, "Normal", "RoutedInstead", why)),
+            refused=lambda pod, why: recorder.tell(Event(pod, "Warning", "ENIRefused", why)),
             kubelet=pods.slots,
             switch=switch,
         )

@@ -117,6 +117,7 @@ async def big_books(directory: Path) -> AsyncIterator[Books]:
         random=random,
         new_id=lambda: "token",
         fell_back=lambda _pod, _why: None,
+        refused=lambda _pod, _why: None,
         kubelet=_no_slots,
         switch=Switch(),
     )

@@ -18,7 +18,7 @@ from typing import Any
 from eniallocator import Books
 from eniallocator.lifecycle import State
 from eniallocator.records import Use
-from eniway.model import EniId, Lease, LeaseKey
+from eniway.model import NO_CHOICE, Choice, EniId, Lease, LeaseKey
 from tests.box.allocator_world import Rig, rig
 from tests.box.virtual_time import AllocatorClock, CloudClock, VirtualLoop
 from vpcbox.world.model import EniType
@@ -44,6 +44,7 @@ class Mortal:
         self.point = point
         self.pool = pool
         self.told: dict[LeaseKey, Lease] = {}
+        self.chosen: dict[LeaseKey, Choice] = {}
         self.released: dict[object, float] = {}
         self.created: Counter[str] = Counter()
         self.lives = 0
@@ -180,13 +181,16 @@ class Mortal:
 
     # -- what pods do
 
-    async def add(self, name: str, *, slot: int | None = None, within: float = 200.0) -> Lease:
+    async def add(
+        self, name: str, *, slot: int | None = None, within: float = 200.0, choice: Choice = NO_CHOICE
+    ) -> Lease:
         """ADD; what it returns is told."""
         books = self.books
-        lease = await self.cloud.add(books, name, slot=slot, within=within)
+        lease = await self.cloud.add(books, name, slot=slot, within=within, choice=choice)
         if self._dead or books is not self._books:
             raise asyncio.CancelledError
         self.told[lease.key] = lease
+        self.chosen[lease.key] = choice
         self.check()
         return lease
 
@@ -211,6 +215,8 @@ class Mortal:
             assert eni is not None, f"{lease.card.eni_id} of {lease.pod} is gone"
             assert lease.address in eni.addresses, f"{lease.address} of {lease.pod} is not at {eni.id}"
             assert eni.instance_id == self.cloud.instance_id
+            groups = self.chosen[lease.key].security_groups or (self.cloud.group,)
+            assert eni.security_group_ids == groups, f"{lease.pod} has {eni.security_group_ids}"
         made = Counter(eni.description for eni in self.cloud.world.enis.values() if eni.type is EniType.SECONDARY)
         assert all(count == 1 for count in made.values()), f"created twice: {made}"
 
