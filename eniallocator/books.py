@@ -121,6 +121,8 @@ class Books:
             eni_id=opening.identity.primary_eni,
             cidr=opening.pod_cidr,
             forwards=opening.forwards,
+            ours=opening.opened_by_us,
+            idle_seconds=config.pool.idle_seconds,
             expected=config.default_wish is not Wish.SHARED,
             store=self._store,
             cloud=cloud,

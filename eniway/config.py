@@ -63,7 +63,8 @@ class PoolConfig(_Strict, frozen=True):
     warm_exclusive: Annotated[int, msgspec.Meta(ge=0, le=64)] = 1
     """Exclusive cards attached ahead of demand."""
     idle_seconds: Seconds = 300.0
-    """How long addresses beyond max_idle_addresses, and cards beyond warm_exclusive, lie idle before they go back."""
+    """How long addresses beyond max_idle_addresses, and cards beyond warm_exclusive, lie idle before they go back; and
+    how long after its last routed pod a node that asked for none keeps the primary ENI's source check off."""
     cooldown_seconds: Seconds = 30.0
     """How long a released address is not handed out again."""
 

@@ -201,13 +201,13 @@ class EcsCloud:
 
         await self._call("UnassignPrivateIpAddresses", build, _nothing)
 
-    async def stop_source_check(self, eni_id: EniId) -> None:
+    async def check_sources(self, eni_id: EniId, *, on: bool) -> None:
         """As CloudApi says."""
 
         def build() -> Any:
             request = ModifyNetworkInterfaceAttributeRequest()
             request.set_NetworkInterfaceId(eni_id)
-            request.set_SourceDestCheck(value_of(flag=False))
+            request.set_SourceDestCheck(value_of(flag=on))
             return request
 
         await self._call("ModifyNetworkInterfaceAttribute", build, _nothing)

@@ -99,6 +99,7 @@ async def big_books(directory: Path) -> AsyncIterator[Books]:
         vswitches=VSwitches([VSwitchId("vsw-1")], zone="cn-box-a"),
         pod_cidr=None,
         forwards=False,
+        opened_by_us=False,
         rebuilt=False,
     )
     cloud = EcsCloud(

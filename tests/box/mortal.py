@@ -18,7 +18,7 @@ from typing import Any
 from eniallocator import Books
 from eniallocator.lifecycle import State
 from eniallocator.records import Use
-from eniway.model import NO_CHOICE, Choice, EniId, Lease, LeaseKey
+from eniway.model import NO_CHOICE, Choice, EniId, Kind, Lease, LeaseKey, Wish
 from tests.box.allocator_world import Rig, rig
 from tests.box.virtual_time import AllocatorClock, CloudClock, VirtualLoop
 from vpcbox.world.model import EniType
@@ -182,11 +182,17 @@ class Mortal:
     # -- what pods do
 
     async def add(
-        self, name: str, *, slot: int | None = None, within: float = 200.0, choice: Choice = NO_CHOICE
+        self,
+        name: str,
+        *,
+        slot: int | None = None,
+        within: float = 200.0,
+        choice: Choice = NO_CHOICE,
+        wish: Wish = Wish.SHARED,
     ) -> Lease:
         """ADD; what it returns is told."""
         books = self.books
-        lease = await self.cloud.add(books, name, slot=slot, within=within, choice=choice)
+        lease = await self.cloud.add(books, name, slot=slot, within=within, choice=choice, wish=wish)
         if self._dead or books is not self._books:
             raise asyncio.CancelledError
         self.told[lease.key] = lease
@@ -213,7 +219,10 @@ class Mortal:
         for lease in self.told.values():
             eni = self.cloud.world.enis.get(lease.card.eni_id)
             assert eni is not None, f"{lease.card.eni_id} of {lease.pod} is gone"
-            assert lease.address in eni.addresses, f"{lease.address} of {lease.pod} is not at {eni.id}"
+            if lease.kind is Kind.ROUTED:
+                assert not eni.source_dest_check, f"{eni.id} carries nothing for {lease.pod}"
+            else:
+                assert lease.address in eni.addresses, f"{lease.address} of {lease.pod} is not at {eni.id}"
             assert eni.instance_id == self.cloud.instance_id
             groups = self.chosen[lease.key].security_groups or (self.cloud.group,)
             assert eni.security_group_ids == groups, f"{lease.pod} has {eni.security_group_ids}"

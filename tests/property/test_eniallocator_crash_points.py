@@ -9,6 +9,7 @@ import contextlib
 import tempfile
 from collections.abc import Awaitable, Callable
 from functools import partial
+from ipaddress import IPv4Network
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,14 +18,15 @@ import pytest
 
 from eniway.config import PodsMayChoose
 from eniway.errors import NotReady
-from eniway.model import NO_CHOICE, Choice, SecurityGroupId
+from eniway.model import NO_CHOICE, Choice, SecurityGroupId, Wish
 from tests.box import virtual_time
 from tests.box.mortal import IN_MEMORY, Mortal, mortal
 
 POOL: dict[str, Any] = {"exclusive_slots": 1, "warm_exclusive": 0, "min_idle_addresses": 0, "max_idle_addresses": 0}
 SHARED = [f"web-{number}" for number in range(3)]
 MOST = 400
-PARTS = {"pods": 4, "choices": 3}
+PARTS = {"pods": 4, "choices": 3, "routed": 1}
+POD_CIDR = IPv4Network("172.20.1.0/24")
 
 
 async def pods_come(life: Mortal) -> None:
@@ -54,9 +56,29 @@ async def pods_choose(life: Mortal) -> None:
         await life.release(name)
 
 
-STORIES = {"pods": pods_come_and_go, "choices": pods_choose}
-RETRIED = {"pods": dict.fromkeys(SHARED), "choices": {"vault": 3}}
-"""Pods that ask again after a crash, and their slots."""
+async def pods_are_routed(life: Mortal) -> None:
+    """The source check goes off with the first and on after the last, twice."""
+    await life.books.learn_pod_cidr(POD_CIDR)
+    for name in ("cron", "cron-2"):
+        await life.add(name, wish=Wish.ROUTED)
+        await life.release(name)
+        await asyncio.sleep(60.0)
+
+
+async def again(life: Mortal, story: str) -> None:
+    """What asks again after a crash."""
+    match story:
+        case "pods":
+            for name in [name for name in SHARED if life.cloud.key(name) not in life.told]:
+                await life.add(name)
+        case "choices" if not life.told:
+            await life.add("vault", slot=3, choice=choice_of(life, "vault"))
+        case "routed":
+            await life.books.learn_pod_cidr(POD_CIDR)
+            await life.add("cron-late", wish=Wish.ROUTED)
+
+
+STORIES = {"pods": pods_come_and_go, "choices": pods_choose, "routed": pods_are_routed}
 
 
 def choice_of(life: Mortal, name: str) -> Choice:
@@ -99,9 +121,7 @@ async def tell(story: str, crash_at: int | None) -> list[str]:
                 await life.kill()
                 await life.live()
                 await life.settle()
-                for name, slot in RETRIED[story].items():
-                    if life.cloud.key(name) not in life.told and not (slot and life.told):
-                        await life.add(name, slot=slot, choice=choice_of(life, name))
+                await again(life, story)
                 life.check()
             for key in tuple(life.told):
                 await life.release(key.container_id.removeprefix("container-of-"))
@@ -109,6 +129,7 @@ async def tell(story: str, crash_at: int | None) -> list[str]:
             await life.settle()
             assert life.idle() <= POOL["max_idle_addresses"]
             assert not life.books.leases()
+            assert world.enis[life.books.primary.eni_id].source_dest_check
             await life.kill()
             return passed[:before]
 
@@ -138,6 +159,7 @@ def test_the_stories_pass_all_there_is(points: dict[str, list[str]]) -> None:
             "retire_card",
         )
     } <= set(points["pods"])
+    assert "after ModifyNetworkInterfaceAttribute" in points["routed"]
     assert sum(map(len, points.values())) < MOST
 
 
