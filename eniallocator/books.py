@@ -286,11 +286,15 @@ class Books:
         return [eni.card for eni in idle]
 
     def card_missing(self, card: Card) -> None:
-        """A shared card is not on this node.
+        """The link of a card in service is not on this node.
 
-        Nothing is handed out of it until it can be prepared again, and the cloud is asked about it soon.
+        Nothing is handed out of it until it is here again, and the cloud is asked about it soon.
         """
         self._pool.card_missing(card)
+
+    def card_present(self, card: Card) -> None:
+        """It is; of a shared card that is known by its being prepared."""
+        self._pool.card_present(card)
 
     @property
     def primary(self) -> Card:
@@ -377,7 +381,7 @@ class Books:
             for lease in self._inventory.leases.values()
             if lease.kind is Kind.EXCLUSIVE
         }
-        return devices(self._inventory.enis.values(), held, limits)
+        return devices(self._inventory.enis.values(), held, limits, absent=self._inventory.absent)
 
     async def devices_changed(self) -> None:
         """Return at the next change of ``devices()``."""

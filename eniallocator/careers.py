@@ -214,6 +214,7 @@ class Careers:
         if state is State.GONE:
             assigns = [Drop(assign) for assign in self._inventory.assigns.values() if assign.eni == token]
             self._inventory.kernel_knows.discard(token)
+            self._inventory.absent.discard(token)
             self._fresh.pop(token, None)
             _log.info("card gone", eni=eni.eni_id, slot=eni.slot, after=str(eni.state), because=str(event))
             return self._store.settle(*drops, *assigns, Drop(eni))
@@ -328,6 +329,7 @@ class Careers:
             self._inventory.kernel_knows.add(eni.token)
         else:
             await self._kernel.park_card(eni.card)
+            self._inventory.absent.discard(eni.token)
         await self._step(eni.token, Event.PREPARED)
 
     async def _retire(self, eni: EniRecord) -> None:

@@ -80,6 +80,8 @@ class Inventory:
         """Addresses for routed pods."""
         self.kernel_knows: set[str] = set()
         """Tokens of shared cards whose kernel state stands since this process began."""
+        self.absent: set[str] = set()
+        """Tokens of exclusive cards in service whose link is not on this node."""
         self.foreign_cards = 0
         self.foreign_addresses = 0
         """Secondary addresses of the primary card that are not ours."""
@@ -405,6 +407,6 @@ class Inventory:
             arriving=coming,
             busy=eni.token in busy,
             held=eni.token in held,
-            late=eni.token in late,
+            late=eni.token in late or eni.token in self.absent,
             choice=eni.choice,
         )

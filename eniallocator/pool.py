@@ -219,13 +219,26 @@ class Pool:
         await self._survey.settle(await self._survey.ask())
 
     def card_missing(self, card: Card) -> None:
-        """A shared card in service is not on this node: nothing is handed out of it until it is back."""
+        """The link of a card in service is not on this node: nothing is handed out of it until it is back."""
         for token, eni in self._inventory.enis.items():
-            if eni.eni_id == card.eni_id and eni.state is State.READY:
+            if eni.eni_id != card.eni_id or eni.state is not State.READY:
+                continue
+            if eni.use is Use.SHARED:
                 self._inventory.kernel_knows.discard(token)
+            elif self._inventory.holder_of_card(token) is None:
+                # A pod that got it meanwhile has it in its own namespace.
+                self._inventory.absent.add(token)
         self._survey.compare_soon()
         if self._group is not None:
             self._follow_all()
+        self._changed()
+
+    def card_present(self, card: Card) -> None:
+        """It is; a shared one was prepared anew."""
+        here = {token for token in self._inventory.absent if self._inventory.enis[token].eni_id == card.eni_id}
+        if here:
+            self._inventory.absent -= here
+            self._changed()
 
     async def run(self) -> None:
         """Keep the pool for ever."""

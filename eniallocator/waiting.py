@@ -119,6 +119,8 @@ def _on_card(slot: Slot, choice: Choice, inventory: Inventory) -> str:
     held = inventory.holder_of_card(eni.token)
     if held is not None:
         return f"{held.pod} ({held.pod.uid}) still holds {eni.eni_id}"
+    if eni.token in inventory.absent:
+        return f"{eni.eni_id} is attached, but its link is not on this node"
     if not choice.met_by(eni.choice, eni.vswitch_id):
         return f"{eni.eni_id}, which was made with {eni.choice} in {eni.vswitch_id}, has not been replaced yet"
     return f"{eni.eni_id} is there, but the primary ENI has no free address for the pod's way to Services"
