@@ -207,8 +207,15 @@ class Pool:
 
     def refusal(self, choice: Choice) -> str:
         """Why the cloud made no card for a choice lately; empty: nothing of the kind. Said as long as ``blocked``."""
+        if elsewhere := self._elsewhere(choice):
+            return elsewhere
         until, why = self._refusals.get(choice, (0.0, ""))
         return why if self._clock.monotonic() < until + BLOCK_SECONDS else ""
+
+    def _elsewhere(self, choice: Choice) -> str:
+        """Why no card of this node can be in the vSwitch of a choice that came before the vSwitches were read."""
+        why = "" if choice.vswitch is None else self._vswitches.elsewhere(choice.vswitch)
+        return f"{choice.vswitch} {why}" if why else ""
 
     async def ask_cloud(self) -> Answer:
         """What the cloud shows of our cards at this moment; ApiError."""
@@ -293,8 +300,10 @@ class Pool:
         """Begin what is to be done now."""
         demand = self._demand()
         addresses, cards = surplus(views, demand, limits)
+        elsewhere = {choice for choice in demand.choices.values() if self._elsewhere(choice)}
         limits = replace(
             limits,
+            refused_choices={*limits.refused_choices, *elsewhere},
             spare_addresses=self._idle_addresses.spare(addresses, now),
             spare_cards=self._idle_cards.spare(cards, now),
         )

@@ -105,6 +105,15 @@ async def test_what_the_configuration_does_not_allow_is_refused_at_once(cloud: R
             await cloud.add(books, "db", slot=3, choice=Choice(vswitch=VSwitchId("vsw-of-another-vpc")))
 
 
+async def test_a_vswitch_that_proves_to_be_elsewhere_keeps_no_slot(cloud: Rig) -> None:
+    """Chosen before the vSwitches had been read; the slot gets a card that the next pod can have."""
+    cloud.may_choose = PodsMayChoose(vswitches=["vsw-of-another-vpc"])
+    async with cloud.books(**POOL) as books:
+        with pytest.raises(DeadlineExceeded, match="vsw-of-another-vpc is not in this node's VPC"):
+            await cloud.add(books, "db", slot=3, within=40.0, choice=Choice(vswitch=VSwitchId("vsw-of-another-vpc")))
+        await cloud.add(books, "web", slot=3)
+
+
 async def test_a_group_that_the_cloud_does_not_know_is_told_to_the_pod_and_keeps_nobody_else(cloud: Rig) -> None:
     """In the cloud's words, at once and at the end of its wait; a pod that chose nothing gets its card meanwhile."""
     unknown = Choice((SecurityGroupId("sg-unknown"),))
