@@ -56,6 +56,8 @@ class CardView:
     """It ought to be in service by now, and nobody knows when it will be: nothing is expected of it."""
     choice: Choice = NO_CHOICE
     """What it was made for."""
+    awaited: bool = False
+    """It came a moment ago, and the runtime may be between two ADDs of the pod that chose it."""
 
     @property
     def total(self) -> int:
@@ -266,15 +268,15 @@ def _wanted(cards: Sequence[CardView], demand: Demand, limits: Limits, places: _
 def _unfit(cards: Sequence[CardView], demand: Demand, limits: Limits) -> Iterator[CloudOp]:
     """Exclusive cards that nobody has, and that are nothing for who waits for their slot.
 
-    A card that will do for most stays until one can be made that will do for this pod. Nobody waits for one that was
-    made for a choice: whoever comes next chose otherwise, or nothing, as likely as not.
+    A card that will do for most stays until one can be made that will do for this pod. One that was made for a choice
+    is kept for nobody but the pod that it was made for: whoever comes next chose otherwise as likely as not.
     """
     for card in cards:
         if card.slot is None or not _at_rest(card, limits):
             continue
         asked = demand.choices.get(card.slot)
         if asked is None:
-            unfit = card.choice != NO_CHOICE
+            unfit = card.choice != NO_CHOICE and not card.awaited
         else:
             unfit = not asked.met_by(card.choice, card.vswitch_id) and limits.home(asked) is not None
         if unfit:

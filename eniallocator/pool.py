@@ -270,10 +270,11 @@ class Pool:
         if self._cloud.strained:
             # Another card would wait for the same quota.
             self._late = ()
+        awaited, next_awaited = self._inventory.awaited(self._clock.wall())
         limits = self.limits()
         # Not before the cloud's cards have been seen once: what a lost ledger forgot would be created again.
         if limits is not None and self._survey.compared:
-            views = self._inventory.views(now, busy=self._busy, held=self._held, late=self._late)
+            views = self._inventory.views(now, busy=self._busy, held=self._held, late=self._late, awaited=awaited)
             self._act(views, limits, now)
         times = [
             *self._held.values(),
@@ -284,8 +285,7 @@ class Pool:
             self._idle_addresses.next(now),
             self._idle_cards.next(now),
         ]
-        if next_late is not None:
-            times.append(now + next_late)
+        times += [now + left for left in (next_late, next_awaited) if left is not None]
         later = min((at for at in times if at is not None and at > now), default=now + BLOCK_SECONDS)
         try:
             async with self._clock.timeout_at(later):

@@ -75,6 +75,27 @@ async def test_the_card_goes_with_its_pod_and_the_next_one_has_the_nodes_groups(
         await warm(cloud, books)
 
 
+async def test_a_card_that_comes_between_two_adds_of_its_pod_is_kept_for_it(cloud: Rig) -> None:
+    """The first was given up; where no second comes, it goes."""
+    cloud.faults.add(Rule(FaultKind.DELAY, "AttachNetworkInterface", seconds=40.0))
+    async with cloud.books(**{**POOL, "warm_exclusive": 0}) as books:
+        for comes in (True, False):
+            first = asyncio.ensure_future(cloud.add(books, "db", slot=3, choice=groups(cloud)))
+            await cloud.until(lambda: books._inventory.in_slot(Slot(3)) is not None)
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
+            await cloud.until(lambda: books.idle_exclusive_cards() != [])
+            (card,) = books.idle_exclusive_cards()
+            await cloud.clock.sleep(20.0)
+            assert list(books.idle_exclusive_cards()) == [card]
+            if comes:
+                assert (await cloud.add(books, "db", slot=3, choice=groups(cloud))).card == card
+                await cloud.clock.sleep(60.0)
+                await books.release(cloud.key("db"))
+            await cloud.until(lambda: books._inventory.in_slot(Slot(3)) is None)
+
+
 async def test_a_sandbox_made_anew_keeps_the_card(cloud: Rig) -> None:
     """While the former one's DEL has not come, the pod itself waits for its card."""
     async with cloud.books(**POOL) as books:

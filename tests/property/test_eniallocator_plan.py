@@ -87,6 +87,7 @@ def cards_of(draw: st.DrawFn, limits: Limits) -> list[CardView]:
                 busy=draw(st.booleans()),
                 held=draw(st.booleans()),
                 choice=draw(st.sampled_from(CHOICES)) if use is Use.EXCLUSIVE else NO_CHOICE,
+                awaited=draw(st.booleans()),
             )
         )
     return cards
@@ -251,7 +252,7 @@ def test_who_waits_gets_a_card_as_it_chose_and_nobody_else_gets_that(
 ) -> None:
     """Where such a card can be made. What nobody holds or waits for is a card for anybody."""
     cards, demand, limits = world
-    calm = [replace(card, busy=False, held=False) for card in cards if card.state is State.READY]
+    calm = [replace(card, busy=False, held=False, awaited=False) for card in cards if card.state is State.READY]
     for _ in range(100):
         ops = tuple(op for op in plan(calm, demand, limits) if not isinstance(op, ClaimSlot))
         if not ops:

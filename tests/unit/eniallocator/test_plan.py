@@ -249,6 +249,7 @@ CASES: Sequence[tuple[str, Sequence[CardView], Demand, Limits, Sequence[CloudOp]
     ),
     ("a card of a choice is for nobody else", [PRIMARY, MADE_FOR_IT, ENOUGH], waits(), LIMITS, [Discard("card-3")]),
     ("nor is it kept for anybody", [PRIMARY, MADE_FOR_IT, ENOUGH], Demand(), LIMITS, [Discard("card-3")]),
+    ("but for its own pod a while", [PRIMARY, replace(MADE_FOR_IT, awaited=True), ENOUGH], Demand(), LIMITS, []),
     ("whose pod runs stays", [PRIMARY, replace(MADE_FOR_IT, used=1), ENOUGH], Demand(), LIMITS, []),
     (
         "nor is it taken for a warm one",
