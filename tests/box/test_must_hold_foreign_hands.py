@@ -23,8 +23,7 @@ def test_a_card_that_a_foreign_hand_moved_is_not_offered_until_it_is_back(box: B
     hold.clear(kube)
     [node, *_] = box.status().nodes
     kube.until("/api/v1/nodes", lambda nodes: offers(nodes, node.name, 1), seconds=hold.PATIENCE)
-    [network] = [one for one in kube.get(hold.NODE_NETWORKS)["items"] if one["metadata"]["name"] == node.name]
-    [mac] = [card["mac"] for card in network["status"]["cards"] if card["use"] == "exclusive"]
+    mac = kube.until(hold.NODE_NETWORKS, lambda networks: warm(networks, node.name), seconds=hold.PATIENCE)
     links = json.loads(box.sh(node.name, ["ip", "-json", "link"]))
     [name] = [link["ifname"] for link in links if link.get("address") == mac]
     try:
@@ -36,6 +35,12 @@ def test_a_card_that_a_foreign_hand_moved_is_not_offered_until_it_is_back(box: B
     hold.start(kube, [hold.pod("on-it", node=node.name, exclusive=True)])
     hold.clear(kube)
     hold.agree(box)
+
+
+def warm(networks: list[Object], name: str) -> str | None:
+    """MAC of a node's exclusive card, once it is ready."""
+    [cards] = [one["status"]["cards"] for one in networks if one["metadata"]["name"] == name]
+    return next((card["mac"] for card in cards if (card["use"], card["state"]) == ("exclusive", "ready")), None)
 
 
 def offers(nodes: list[Object], name: str, count: int) -> bool | None:
