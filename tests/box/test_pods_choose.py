@@ -49,7 +49,8 @@ def kube(box: Box, group: str) -> Iterator[Kube]:
     hold.clear(kube)
     own, other = (vswitch.id for vswitch in box.status().vpc.vswitches[:2])
     may = {"security_groups": [group, NOBODYS], "vswitches": [other]}
-    before = hold.configure(kube, vswitches=[own], pods_may_choose=may)
+    # A pod that is deleted ends with its ADD
+    before = hold.configure(kube, vswitches=[own], pods_may_choose=may, add_deadline_seconds=30.0)
     yield kube
     hold.clear(kube)
     hold.restore(kube, before)
