@@ -63,6 +63,7 @@ bench: box ## the figures, measured
 SUITE ?= cni
 KIND ?= shared
 conformance: box ## suites of others: SUITE=cni|e2e|cyclonus KIND=shared|exclusive|mixed
+	@test "$(SUITE)" != cni || make/debian containerd build/containerd
 	@$(BIN)/python -m tests.conformance --suite $(SUITE) --kind $(KIND) $(if $(FULL),--full)
 
 .PHONY: tour
@@ -76,7 +77,7 @@ matrix: box ## who reaches whom by which path, in boxes with kube-proxy in both 
 PICTURES ?= build/pictures
 .PHONY: dashboards
 dashboards: box ## every query of every panel and rule, asked of a real Prometheus in a box under load: PICTURES=docs/pictures
-	@make/prometheus build/prometheus
+	@make/debian prometheus build/prometheus
 	@$(BIN)/python -m tests.dashboards build/prometheus/usr/bin --pictures $(PICTURES)
 
 STEPS ?= 10000

@@ -23,8 +23,9 @@ from cni.result import after, as_version, result_of
 from cni.types import CniError
 from cni.wire import Reply, Request
 from eniway import log, metrics, names
+from eniway.choice import choice_of
 from eniway.errors import BadAnnotation, EniwayError, InvalidRequest, KernelError, NotReady
-from eniway.model import UNLIMITED, Bandwidth, Kind, Lease, LeaseKey, PodRef, Slot, Wish
+from eniway.model import NO_CHOICE, UNLIMITED, Bandwidth, Choice, Kind, Lease, LeaseKey, PodRef, Slot, Wish
 from eniway.trace import Recent, Record, Steps
 from eniway.units import bandwidth_of
 
@@ -172,6 +173,7 @@ class Handler:
                 deadline=deadline,
                 else_routed=need.else_routed,
                 bandwidth=need.bandwidth,
+                choice=need.choice,
             )
             scope.kind = lease.kind.value
             with log.bind(eni=lease.card.eni_id):
@@ -300,6 +302,8 @@ class Need:
     else_routed: bool = False
     """Where no shared address can be had."""
     bandwidth: Bandwidth = UNLIMITED
+    choice: Choice = NO_CHOICE
+    """Of an exclusive pod."""
 
 
 def need_of(slots: Sequence[Slot], annotations: Mapping[str, str], default: Wish) -> Need:
@@ -312,8 +316,9 @@ def need_of(slots: Sequence[Slot], annotations: Mapping[str, str], default: Wish
             f"{names.RESOURCE_ENI}: expected at most 1 in the limits of all containers, got {len(slots)}"
         )
     bandwidth = bandwidth_of(annotations)
+    choice = choice_of(annotations, exclusive=bool(slots))
     if slots:
-        return Need(Kind.EXCLUSIVE, slots[0], bandwidth=bandwidth)
+        return Need(Kind.EXCLUSIVE, slots[0], bandwidth=bandwidth, choice=choice)
     wish = default if said is None else Wish(said)
     if wish is Wish.ROUTED:
         return Need(Kind.ROUTED, bandwidth=bandwidth)

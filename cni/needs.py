@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from eniway.model import Bandwidth, Kind, Lease, LeaseKey, PodRef, Slot
+from eniway.model import Bandwidth, Choice, Kind, Lease, LeaseKey, PodRef, Slot
 
 
 class Books(Protocol):
@@ -22,11 +22,12 @@ class Books(Protocol):
         deadline: float,
         else_routed: bool,
         bandwidth: Bandwidth,
+        choice: Choice,
     ) -> Lease:
         """The lease of ``key``, the same for the same key; waits for what it needs until ``deadline`` (monotonic).
 
         ``else_routed``: routed instead of shared where no shared address can be had. ``bandwidth`` is noted in a lease
-        that is new.
+        that is new. ``choice``: of an exclusive pod; BadAnnotation where it may not be.
         """
 
     async def confirm(self, key: LeaseKey) -> None:

@@ -34,14 +34,17 @@ from eniallocator.routed import Routed
 from eniallocator.statement import Statement
 from eniallocator.store import Store
 from eniallocator.waiting import Ticket, overdue
-from eniway import log, metrics
+from eniway import log, metrics, names
+from eniway.choice import check_allowed
 from eniway.config import NodeConfig
-from eniway.errors import ConflictError, DeadlineExceeded, InvalidRequest, InvariantBroken, NotReady
+from eniway.errors import BadAnnotation, ConflictError, DeadlineExceeded, InvalidRequest, InvariantBroken, NotReady
 from eniway.model import (
+    NO_CHOICE,
     UNLIMITED,
     Bandwidth,
     Capacity,
     Card,
+    Choice,
     Kind,
     Lease,
     LeaseKey,
@@ -78,7 +81,8 @@ class Books:
     """Open with ``eniallocator.opening.open_ledger`` first; then everything but ``run`` answers without the cloud.
 
     Deadlines are monotonic times of ``clock``. ``fell_back`` is told of each pod that got a routed address because
-    there was no shared one, and why; ``kubelet`` tells which slots it may give away or has given away.
+    there was no shared one, and why, ``refused`` of each that waits and chose what the cloud refuses; ``kubelet``
+    tells which slots it may give away or has given away.
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class Books:
         random: Random,
         new_id: Callable[[], str],
         fell_back: Callable[[PodRef, str], None],
+        refused: Callable[[PodRef, str], None],
         kubelet: KubeletSlots,
         switch: Switch,
     ) -> None:
@@ -111,10 +116,14 @@ class Books:
         self._store = Store(self._inventory, self._ledger, changed=self._changed)
         self._line = Line(self._store, clock=clock, changed=self._changed, left=self._plan_again)
         self._fell_back = fell_back
+        self._refused = refused
+        self._vswitches = opening.vswitches
         self._routed = Routed(
             eni_id=opening.identity.primary_eni,
             cidr=opening.pod_cidr,
             forwards=opening.forwards,
+            ours=opening.opened_by_us,
+            idle_seconds=config.pool.idle_seconds,
             expected=config.default_wish is not Wish.SHARED,
             store=self._store,
             cloud=cloud,
@@ -136,6 +145,7 @@ class Books:
             new_id=new_id,
             demand=lambda: self._line.demand(self._wanted),
             changed=self._changed,
+            choice_refused=self._choice_refused,
             primary_seen=self._routed.seen,
             kubelet=kubelet,
             switch=switch,
@@ -175,13 +185,15 @@ class Books:
         deadline: float,
         else_routed: bool = False,
         bandwidth: Bandwidth = UNLIMITED,
+        choice: Choice = NO_CHOICE,
     ) -> Lease:
         """A lease for ``key``, durable; the same one when asked again.
 
         Waits for an address or card. ``else_routed``: a shared pod takes a routed address where no shared one can be
-        had. ``bandwidth`` is noted in a lease that is new. Raises at ``deadline``: a CapacityError where there is none
-        to be had, DeadlineExceeded where there may be one later; NotReady when the ledger cannot be written;
-        ConflictError when the key belongs to another pod.
+        had. ``bandwidth`` is noted in a lease that is new. ``choice``: an exclusive pod's card is as it says, else as
+        the node's are; BadAnnotation where the configuration does not allow it or no card of this node can be so.
+        Raises at ``deadline``: a CapacityError where there is none to be had, DeadlineExceeded where there may be one
+        later; NotReady when the ledger cannot be written; ConflictError when the key belongs to another pod.
         """
         started = self._clock.monotonic()
         if (held := self._inventory.leases.get(key)) is not None:
@@ -189,13 +201,21 @@ class Books:
         if self._line.has(key):
             raise NotReady(f"an ADD for {key.alias} is waiting already")
         self._check_slot(kind, slot)
+        self._check_choice(choice)
+        routed_at = started + self._config.shared_patience_seconds if else_routed else None
+        granted: asyncio.Future[tuple[LeaseRecord, asyncio.Future[None]]] = asyncio.get_running_loop().create_future()
+        ticket = Ticket(key, pod, kind, slot, netns, routed_at, bandwidth, granted, choice)
         if kind is Kind.EXCLUSIVE and slot is not None:
             self._pool.want(slot)
-            await self._send_home(slot, pod, deadline)
-        routed_at = started + self._config.shared_patience_seconds if else_routed else None
-        ticket = Ticket(key, pod, kind, slot, netns, routed_at, bandwidth, asyncio.get_running_loop().create_future())
-        if not await self._line.stand(ticket, deadline=deadline):
-            raise overdue(ticket, self._inventory, self._statement.outlook(), waited=self._clock.monotonic() - started)
+
+        async def sent_home() -> None:
+            if kind is Kind.EXCLUSIVE and slot is not None:
+                await self._send_home(slot, ticket, deadline)
+
+        # In line before a former sandbox lets go: a card that was made for this pod's choice would be given back.
+        if not await self._line.stand(ticket, deadline=deadline, first=sent_home):
+            waited, refusal = self._clock.monotonic() - started, self._pool.refusal(choice)
+            raise overdue(ticket, self._inventory, self._statement.outlook(), waited=waited, refusal=refusal)
         record, durable = ticket.granted.result()
         lease = self._inventory.lease_of(record)
         await durable
@@ -258,11 +278,15 @@ class Books:
         return [eni.card for eni in idle]
 
     def card_missing(self, card: Card) -> None:
-        """A shared card is not on this node.
+        """The link of a card in service is not on this node.
 
-        Nothing is handed out of it until it can be prepared again, and the cloud is asked about it soon.
+        Nothing is handed out of it until it is here again, and the cloud is asked about it soon.
         """
         self._pool.card_missing(card)
+
+    def card_present(self, card: Card) -> None:
+        """It is; of a shared card that is known by its being prepared."""
+        self._pool.card_present(card)
 
     @property
     def primary(self) -> Card:
@@ -353,7 +377,7 @@ class Books:
             for lease in self._inventory.leases.values()
             if lease.kind is Kind.EXCLUSIVE
         }
-        return devices(self._inventory.enis.values(), held, limits)
+        return devices(self._inventory.enis.values(), held, limits, absent=self._inventory.absent)
 
     async def devices_changed(self) -> None:
         """Return at the next change of ``devices()``."""
@@ -422,7 +446,17 @@ class Books:
         if known and slot not in known:
             raise InvalidRequest(f"slot {slot} is none of this node's exclusive slots {known}")
 
-    async def _send_home(self, slot: Slot, pod: PodRef, deadline: float) -> None:
+    def _check_choice(self, choice: Choice) -> None:
+        check_allowed(choice, self._config.pods_may_choose)
+        if choice.vswitch is not None and (why_not := self._vswitches.elsewhere(choice.vswitch)):
+            raise BadAnnotation(f"annotation {names.ANNOTATION_VSWITCH}: {choice.vswitch} {why_not}")
+
+    def _choice_refused(self, choice: Choice, why: str) -> None:
+        for ticket in self._line.waiting():
+            if ticket.choice == choice:
+                self._refused(ticket.pod, f"no ENI with {choice}: {why}")
+
+    async def _send_home(self, slot: Slot, ticket: Ticket, deadline: float) -> None:
         """End the lease of an earlier sandbox of the same pod on ``slot``, once its card's link is back in the host.
 
         That it is back proves that the old network namespace has gone. Another pod's lease is not touched: it is waited
@@ -430,7 +464,7 @@ class Books:
         """
         while (eni := self._inventory.in_slot(slot)) is not None and eni.use is Use.EXCLUSIVE:
             held = self._inventory.holder_of_card(eni.token)
-            if held is None or held.pod.uid != pod.uid:
+            if held is None or held.pod.uid != ticket.pod.uid or held.key == ticket.key:
                 return
             try:
                 await self._kernel.wait_card(eni.card.mac, deadline=deadline)
@@ -441,7 +475,7 @@ class Books:
             if self._inventory.leases.get(held.key) == held:
                 _log.info(
                     "taken over from a former sandbox of the pod",
-                    pod=str(pod),
+                    pod=str(ticket.pod),
                     slot=slot,
                     container=held.key.container_id,
                 )

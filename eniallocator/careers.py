@@ -214,6 +214,7 @@ class Careers:
         if state is State.GONE:
             assigns = [Drop(assign) for assign in self._inventory.assigns.values() if assign.eni == token]
             self._inventory.kernel_knows.discard(token)
+            self._inventory.absent.discard(token)
             self._fresh.pop(token, None)
             _log.info("card gone", eni=eni.eni_id, slot=eni.slot, after=str(eni.state), because=str(event))
             return self._store.settle(*drops, *assigns, Drop(eni))
@@ -267,7 +268,7 @@ class Careers:
         if created is None:
             created = await self._cloud.create_eni(
                 vswitch_id=eni.vswitch_id,
-                security_groups=self._security_groups,
+                security_groups=eni.choice.security_groups or self._security_groups,
                 secondary=eni.wanted,
                 tags=self._tags,
                 name=names.ENI_NAME,
@@ -341,6 +342,7 @@ class Careers:
             self._inventory.kernel_knows.add(eni.token)
         elif not self._is_leased(eni):
             await self._kernel.park_card(eni.card)
+            self._inventory.absent.discard(eni.token)
         await self._step(eni.token, Event.PREPARED)
 
     async def _retire(self, eni: EniRecord) -> None:

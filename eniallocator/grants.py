@@ -68,6 +68,8 @@ class Grants:
         eni = self._inventory.in_slot(ticket.slot)
         if eni is None or eni.use is not Use.EXCLUSIVE or eni.state is not State.READY or eni.address is None:
             return None
+        if eni.token in self._inventory.absent or not ticket.choice.met_by(eni.choice, eni.vswitch_id):
+            return None
         service = self._inventory.pick_service(now)
         if service is None or self._inventory.holder_of_card(eni.token) is not None:
             return None

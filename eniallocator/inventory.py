@@ -29,13 +29,16 @@ from eniallocator.records import (
 )
 from eniallocator.shelf import Shelf
 from eniway.errors import InvariantBroken
-from eniway.model import Kind, Lease, LeaseKey, Slot
+from eniway.model import NO_CHOICE, Kind, Lease, LeaseKey, Slot
 
 LATE_SECONDS: Final = 90.0
 """How long a card that has been created is waited for: an attach, with the minute for which a throttled call rests.
 
 A card that is being created is waited for in any case: what keeps it would keep another one as well.
 """
+AWAITED_SECONDS: Final = 60.0
+"""How long a card that was made for a choice is kept for its pod once it is ready: kubelet makes a sandbox anew within
+less, when an ADD has waited in vain."""
 
 
 class Inventory:
@@ -53,6 +56,8 @@ class Inventory:
         """Addresses for routed pods."""
         self.kernel_knows: set[str] = set()
         """Tokens of shared cards whose kernel state stands since this process began."""
+        self.absent: set[str] = set()
+        """Tokens of exclusive cards in service whose link is not on this node."""
         self.foreign_cards = 0
         self.foreign_addresses = 0
         """Secondary addresses of the primary card that are not ours."""
@@ -345,15 +350,33 @@ class Inventory:
         late = frozenset(token for token, seconds in left.items() if seconds <= 0)
         return late, min((seconds for seconds in left.values() if seconds > 0), default=None)
 
+    def awaited(self, wall: float) -> tuple[frozenset[str], float | None]:
+        """Cards kept for the pod that chose them, and in how many seconds the next is no longer."""
+        left = {
+            token: eni.since + AWAITED_SECONDS - wall
+            for token, eni in self.enis.items()
+            if eni.choice != NO_CHOICE and eni.state is State.READY and self.holder_of_card(token) is None
+        }
+        # A clock set back must not keep them for longer.
+        awaited = {token: seconds for token, seconds in left.items() if 0 < seconds <= AWAITED_SECONDS}
+        return frozenset(awaited), min(awaited.values(), default=None)
+
     def views(
-        self, now: float, *, busy: Collection[str] = (), held: Collection[str] = (), late: Collection[str] = ()
+        self,
+        now: float,
+        *,
+        busy: Collection[str] = (),
+        held: Collection[str] = (),
+        late: Collection[str] = (),
+        awaited: Collection[str] = (),
     ) -> tuple[CardView, ...]:
-        """Every card as planning sees it; ``busy``, ``held`` and ``late`` are tokens."""
+        """Every card as planning sees it; ``busy``, ``held``, ``late`` and ``awaited`` are tokens."""
         arriving: defaultdict[str, int] = defaultdict(int)
         for assign in self.assigns.values():
             arriving[assign.eni] += assign.count
         return tuple(
-            self._view(eni, now, arriving=arriving, busy=busy, held=held, late=late) for eni in self.enis.values()
+            self._view(eni, now, arriving=arriving, busy=busy, held=held, late=late, awaited=awaited)
+            for eni in self.enis.values()
         )
 
     def _view(
@@ -365,6 +388,7 @@ class Inventory:
         busy: Collection[str],
         held: Collection[str],
         late: Collection[str],
+        awaited: Collection[str],
     ) -> CardView:
         shelf = self._shelf(eni.token)
         free = shelf.free(now)
@@ -382,5 +406,7 @@ class Inventory:
             arriving=coming,
             busy=eni.token in busy,
             held=eni.token in held,
-            late=eni.token in late,
+            late=eni.token in late or eni.token in self.absent,
+            choice=eni.choice,
+            awaited=eni.token in awaited,
         )

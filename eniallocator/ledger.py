@@ -102,12 +102,16 @@ CREATE TABLE IF NOT EXISTS routed_leases (
 ) STRICT, WITHOUT ROWID;
 """
 
-_LATER: Final = tuple(
-    (table, column, "INTEGER")
-    for table in ("leases", "routed_leases")
-    for column in ("ingress_bandwidth", "egress_bandwidth")
+_LATER: Final = (
+    *(
+        (table, column, "INTEGER")
+        for table in ("leases", "routed_leases")
+        for column in ("ingress_bandwidth", "egress_bandwidth")
+    ),
+    ("enis", "chosen_groups", "TEXT"),
+    ("enis", "chosen_vswitch", "TEXT"),
 )
-"""Columns of bits per second, NULL for no limit, that the first releases had not."""
+"""Columns that the first releases had not: bits per second, NULL for no limit; ids, NULL for none chosen."""
 
 T = TypeVar("T")
 

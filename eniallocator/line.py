@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 
 from eniallocator.clock import Clock
 from eniallocator.grants import Grants, Turn
@@ -36,11 +36,12 @@ class Line:
         """Whether an ADD of that key is in it."""
         return any(ticket.key == key for ticket in self._tickets)
 
-    async def stand(self, ticket: Ticket, *, deadline: float) -> bool:
-        """Wait until ``ticket`` is granted something, or turned away; False at ``deadline``."""
+    async def stand(self, ticket: Ticket, *, deadline: float, first: Callable[[], Awaitable[None]]) -> bool:
+        """Wait until ``ticket`` is granted something, or turned away; False at ``deadline``. In line, do ``first``."""
         self._tickets.append(ticket)
         self._changed()
         try:
+            await first()
             at = ticket.routed_at
             if at is not None and at < deadline and not await self._granted(ticket, at):
                 self._changed()
@@ -70,13 +71,18 @@ class Line:
             taken = (Put(RoutedAddress(record.address)),) if record.kind is Kind.ROUTED else ()
             ticket.granted.set_result((record, self._store.intend(*taken, Put(record))))
 
+    def waiting(self) -> list[Ticket]:
+        """Those in it that have not been granted anything."""
+        return [ticket for ticket in self._tickets if not ticket.granted.done()]
+
     def demand(self, wanted: Collection[Slot]) -> Demand:
         """What those in line are to have, and ``wanted`` slots."""
-        waiting = [ticket for ticket in self._tickets if not ticket.granted.done()]
+        waiting = self.waiting()
         slots = {ticket.slot for ticket in waiting if ticket.kind is Kind.EXCLUSIVE and ticket.slot is not None}
         return Demand(
             shared=sum(ticket.kind is Kind.SHARED for ticket in waiting),
             slots=frozenset(slots.union(wanted)),
+            choices={ticket.slot: ticket.choice for ticket in waiting if ticket.slot is not None},
         )
 
     async def _granted(self, ticket: Ticket, deadline: float) -> bool:

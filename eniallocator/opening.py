@@ -19,7 +19,7 @@ from eniallocator.cloud.metadata import Metadata
 from eniallocator.ledger import Contents, Ledger, Note, from_note, set_aside, to_note
 from eniallocator.lifecycle import State
 from eniallocator.records import AddressRecord, Change, Drop, EniRecord, Identity, Put, TypeLimits, Use
-from eniallocator.routed import NOTE_FORWARDS, NOTE_POD_CIDR
+from eniallocator.routed import NOTE_FORWARDS, NOTE_OURS, NOTE_POD_CIDR
 from eniallocator.survey import NOTE_LIMITS, NOTE_VSWITCHES
 from eniallocator.vswitches import VSwitches
 from eniway import log
@@ -50,6 +50,8 @@ class Opening:
     """The Node's, as it was noted."""
     forwards: bool
     """The primary ENI carries packets of routed pods."""
+    opened_by_us: bool
+    """We turned its source check off for them, and nobody else did."""
     rebuilt: bool
     """What was leased before may not be known: found addresses, and links that carry a key, may be in use."""
 
@@ -88,6 +90,7 @@ async def open_ledger(
         vswitches=_vswitches(ledger.note(NOTE_VSWITCHES), config, identity, now=clock.monotonic()),
         pod_cidr=from_note(ledger.note(NOTE_POD_CIDR), IPv4Network),
         forwards=from_note(ledger.note(NOTE_FORWARDS), bool) is True,
+        opened_by_us=from_note(ledger.note(NOTE_OURS), bool) is True,
         rebuilt=ledger.note(NOTE_COMPLETE) is None,
     )
     addresses = {address.address for address in opening.contents.addresses}

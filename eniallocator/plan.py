@@ -6,6 +6,8 @@
     exclusive:  every slot that somebody wants has a card, and ``warm_exclusive`` more are kept ahead; what is more than
                 these goes back after a while (``spare_cards``).
     slots:      where they are not divided once for all, shared pods claim one when their own are full.
+    choices:    an exclusive card is as it was made: one that is not what the pod in its slot chose goes, and another is
+                made; one that was made for a choice goes when nobody has it or waits for it.
     services:   one secondary address of the primary card for each exclusive slot, ahead of its pod.
 
 A cooling address is not free. What is under way counts as arriving, so planning again while calls are out plans nothing
@@ -14,15 +16,15 @@ twice.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Final
 
 from eniallocator.lifecycle import COMING, State
 from eniallocator.records import Use
 from eniway import names
-from eniway.model import Slot, VSwitchId
+from eniway.model import NO_CHOICE, Choice, Slot, VSwitchId
 
 MOST_PER_UNASSIGN: Final = 32
 """Addresses in one UnassignPrivateIpAddresses."""
@@ -52,6 +54,10 @@ class CardView:
     """It failed a short while ago: leave it alone for now."""
     late: bool = False
     """It ought to be in service by now, and nobody knows when it will be: nothing is expected of it."""
+    choice: Choice = NO_CHOICE
+    """What it was made for."""
+    awaited: bool = False
+    """It came a moment ago, and the runtime may be between two ADDs of the pod that chose it."""
 
     @property
     def total(self) -> int:
@@ -72,6 +78,8 @@ class Demand:
     """Pods waiting for an address."""
     slots: frozenset[Slot] = frozenset()
     """Exclusive slots that a pod waits for, or that kubelet has allocated to one on its way."""
+    choices: Mapping[Slot, Choice] = field(default_factory=dict)
+    """What the pods chose that wait for slots: each of them is in here."""
 
     @property
     def pressing(self) -> bool:
@@ -94,6 +102,10 @@ class Limits:
     warm_exclusive: int
     vswitch: VSwitchId | None
     """Where new cards go; None: no card can be made at present."""
+    halted: bool = False
+    """No card can be made at present, in no vSwitch."""
+    refused_choices: Collection[Choice] = frozenset()
+    """The cloud will not make such cards at present."""
     empty_vswitches: Collection[VSwitchId] = frozenset()
     """No addresses there at present."""
     scarce_vswitches: Collection[VSwitchId] = frozenset()
@@ -120,6 +132,14 @@ class Limits:
         """Most secondary addresses of a card."""
         return self.addresses_per_eni - 1
 
+    def home(self, choice: Choice) -> VSwitchId | None:
+        """The vSwitch for a card of a choice; None where there can be none at present."""
+        if choice in self.refused_choices:
+            return None
+        if choice.vswitch is None:
+            return self.vswitch
+        return None if self.halted or choice.vswitch in self.empty_vswitches else choice.vswitch
+
 
 @dataclass(frozen=True, slots=True)
 class CreateCard:
@@ -129,6 +149,7 @@ class CreateCard:
     use: Use
     vswitch_id: VSwitchId
     secondary: int
+    choice: Choice = NO_CHOICE
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +190,7 @@ def plan(cards: Sequence[CardView], demand: Demand, limits: Limits) -> tuple[Clo
     places = _Places(cards, limits)
     # In order of urgency: they compete for the places that are left.
     ops: list[CloudOp] = [*_wanted(cards, demand, limits, places)]
+    ops += _unfit(cards, demand, limits)
     ops += _shared(cards, demand, limits, places)
     ops += _warm(cards, demand, limits, places)
     ops += _services(cards, limits)
@@ -204,9 +226,10 @@ def _staying(cards: Sequence[CardView], limits: Limits) -> list[CardView]:
 
 
 def _idle_cards(cards: Sequence[CardView], demand: Demand, limits: Limits) -> int:
-    """Exclusive cards, coming ones too, that nobody has or waits for."""
+    """Exclusive cards, coming ones too, that nobody has or waits for, and anybody might."""
     return sum(
         card.use is Use.EXCLUSIVE
+        and card.choice == NO_CHOICE
         and card.slot in limits.exclusive_slots
         and card.slot not in demand.slots
         and not card.used
@@ -222,22 +245,42 @@ class _Places:
         placed = [card for card in cards if card.use is not Use.PRIMARY and card.slot is not None]
         self._left = limits.enis - 1 - limits.foreign - len(placed)
         self._taken = {card.slot for card in placed}
-        self._vswitch = limits.vswitch
+        self._limits = limits
 
-    def take(self, slot: Slot) -> VSwitchId | None:
+    def take(self, slot: Slot, choice: Choice = NO_CHOICE) -> VSwitchId | None:
         """The vSwitch for a new card in ``slot``; None where there can be none."""
-        if self._vswitch is None or self._left <= 0 or slot in self._taken:
+        vswitch = self._limits.home(choice)
+        if vswitch is None or self._left <= 0 or slot in self._taken:
             return None
         self._left -= 1
         self._taken.add(slot)
-        return self._vswitch
+        return vswitch
 
 
 def _wanted(cards: Sequence[CardView], demand: Demand, limits: Limits, places: _Places) -> Iterator[CloudOp]:
     occupied = {card.slot for card in cards}
     for slot in sorted((demand.slots & limits.exclusive_slots) - occupied):
-        if vswitch := places.take(slot):
-            yield CreateCard(slot, Use.EXCLUSIVE, vswitch, 0)
+        choice = demand.choices.get(slot, NO_CHOICE)
+        if vswitch := places.take(slot, choice):
+            yield CreateCard(slot, Use.EXCLUSIVE, vswitch, 0, choice)
+
+
+def _unfit(cards: Sequence[CardView], demand: Demand, limits: Limits) -> Iterator[CloudOp]:
+    """Exclusive cards that nobody has, and that are nothing for who waits for their slot.
+
+    A card that will do for most stays until one can be made that will do for this pod. One that was made for a choice
+    is kept for nobody but the pod that it was made for: whoever comes next chose otherwise as likely as not.
+    """
+    for card in cards:
+        if card.slot is None or not _at_rest(card, limits):
+            continue
+        asked = demand.choices.get(card.slot)
+        if asked is None:
+            unfit = card.choice != NO_CHOICE and not card.awaited
+        else:
+            unfit = not asked.met_by(card.choice, card.vswitch_id) and limits.home(asked) is not None
+        if unfit:
+            yield Discard(card.token)
 
 
 def _warm(cards: Sequence[CardView], demand: Demand, limits: Limits, places: _Places) -> Iterator[CloudOp]:
@@ -256,16 +299,20 @@ def _warm(cards: Sequence[CardView], demand: Demand, limits: Limits, places: _Pl
             yield Discard(card.token)
 
 
-def _vacant(card: CardView, demand: Demand, limits: Limits) -> bool:
-    """An exclusive card in service that nobody has or waits for."""
+def _at_rest(card: CardView, limits: Limits) -> bool:
+    """An exclusive card in service that nobody has."""
     return (
         card.use is Use.EXCLUSIVE
         and card.state is State.READY
         and card.empty
         and not (card.busy or card.held)
-        and card.slot not in demand.slots
         and card.slot in limits.exclusive_slots | limits.moving_slots
     )
+
+
+def _vacant(card: CardView, demand: Demand, limits: Limits) -> bool:
+    """One that nobody waits for either, and anybody might."""
+    return _at_rest(card, limits) and card.choice == NO_CHOICE and card.slot not in demand.slots
 
 
 def _shared(cards: Sequence[CardView], demand: Demand, limits: Limits, places: _Places) -> Iterator[CloudOp]:

@@ -45,7 +45,7 @@ from eniallocator.watch import Watch
 from eniway import log, names
 from eniway.config import NodeConfig
 from eniway.errors import NotReady
-from eniway.model import Card, SecurityGroupId, Slot
+from eniway.model import NO_CHOICE, Card, Choice, SecurityGroupId, Slot
 
 _log = log.get(__name__)
 
@@ -62,7 +62,8 @@ RETRY_SECONDS: Final = 5.0
 class Pool:
     """``run`` it.
 
-    ``wake`` it when demand has changed. ``demand`` says who waits, ``changed`` is told when time changes anything.
+    ``wake`` it when demand has changed. ``demand`` says who waits, ``changed`` is told when time changes anything,
+    ``choice_refused`` that the cloud made no card as a pod chose, and why.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Pool:
         new_id: Callable[[], str],
         demand: Callable[[], Demand],
         changed: Callable[[], None],
+        choice_refused: Callable[[Choice, str], None],
         primary_seen: Callable[[Eni], None],
         kubelet: KubeletSlots,
         switch: Switch,
@@ -98,6 +100,9 @@ class Pool:
         self._new_id = new_id
         self._demand = demand
         self._changed = changed
+        self._choice_refused = choice_refused
+        self._refusals: dict[Choice, tuple[float, str]] = {}
+        """Until when no card is tried for a choice that was refused, and why."""
         self._busy: set[str] = set()
         """Tokens of cards whose addresses are being changed."""
         self._held: dict[str, float] = {}
@@ -107,13 +112,14 @@ class Pool:
         self._group: asyncio.TaskGroup | None = None
         self._blocked_until = 0.0
         self._blocked = ""
+        groups = [SecurityGroupId(group) for group in config.security_groups]
         tags = {names.TAG_CLUSTER: config.cluster, names.TAG_INSTANCE: identity.instance_id}
         self._insist = Insist(clock, random)
         self._watch = Watch(cloud, clock)
         self._careers = Careers(
             instance_id=identity.instance_id,
             tags=tags,
-            security_groups=[SecurityGroupId(group) for group in config.security_groups],
+            security_groups=groups,
             store=store,
             cloud=cloud,
             kernel=kernel,
@@ -127,6 +133,7 @@ class Pool:
         self._survey = Survey(
             identity=identity,
             tags=tags,
+            groups=groups,
             limits=limits,
             rebuilt=rebuilt,
             vswitches=vswitches,
@@ -178,6 +185,8 @@ class Pool:
             max_idle=settings.max_idle_addresses,
             warm_exclusive=settings.warm_exclusive,
             vswitch=None if self._blocked_until > now else self._vswitches.choose(now),
+            halted=self._blocked_until > now,
+            refused_choices=frozenset(choice for choice, (until, _) in self._refusals.items() if until > now),
             empty_vswitches=self._vswitches.empty(now),
             scarce_vswitches=self._vswitches.scarce(),
             foreign=self._inventory.foreign_cards,
@@ -196,6 +205,18 @@ class Pool:
         """
         return self._blocked if self._clock.monotonic() < self._blocked_until + BLOCK_SECONDS else ""
 
+    def refusal(self, choice: Choice) -> str:
+        """Why the cloud made no card for a choice lately; empty: nothing of the kind. Said as long as ``blocked``."""
+        if elsewhere := self._elsewhere(choice):
+            return elsewhere
+        until, why = self._refusals.get(choice, (0.0, ""))
+        return why if self._clock.monotonic() < until + BLOCK_SECONDS else ""
+
+    def _elsewhere(self, choice: Choice) -> str:
+        """Why no card of this node can be in the vSwitch of a choice that came before the vSwitches were read."""
+        why = "" if choice.vswitch is None else self._vswitches.elsewhere(choice.vswitch)
+        return f"{choice.vswitch} {why}" if why else ""
+
     async def ask_cloud(self) -> Answer:
         """What the cloud shows of our cards at this moment; ApiError."""
         return await self._survey.ask()
@@ -205,13 +226,26 @@ class Pool:
         await self._survey.settle(await self._survey.ask())
 
     def card_missing(self, card: Card) -> None:
-        """A shared card in service is not on this node: nothing is handed out of it until it is back."""
+        """The link of a card in service is not on this node: nothing is handed out of it until it is back."""
         for token, eni in self._inventory.enis.items():
-            if eni.eni_id == card.eni_id and eni.state is State.READY:
+            if eni.eni_id != card.eni_id or eni.state is not State.READY:
+                continue
+            if eni.use is Use.SHARED:
                 self._inventory.kernel_knows.discard(token)
+            elif self._inventory.holder_of_card(token) is None:
+                # A pod that got it meanwhile has it in its own namespace.
+                self._inventory.absent.add(token)
         self._survey.compare_soon()
         if self._group is not None:
             self._follow_all()
+        self._changed()
+
+    def card_present(self, card: Card) -> None:
+        """It is; a shared one was prepared anew."""
+        here = {token for token in self._inventory.absent if self._inventory.enis[token].eni_id == card.eni_id}
+        if here:
+            self._inventory.absent -= here
+            self._changed()
 
     async def run(self) -> None:
         """Keep the pool for ever."""
@@ -236,21 +270,22 @@ class Pool:
         if self._cloud.strained:
             # Another card would wait for the same quota.
             self._late = ()
+        awaited, next_awaited = self._inventory.awaited(self._clock.wall())
         limits = self.limits()
         # Not before the cloud's cards have been seen once: what a lost ledger forgot would be created again.
         if limits is not None and self._survey.compared:
-            views = self._inventory.views(now, busy=self._busy, held=self._held, late=self._late)
+            views = self._inventory.views(now, busy=self._busy, held=self._held, late=self._late, awaited=awaited)
             self._act(views, limits, now)
         times = [
             *self._held.values(),
+            *(until for until, _ in self._refusals.values()),
             self._inventory.next_cooled(now),
             self._blocked_until,
             self._blocked_until + BLOCK_SECONDS,
             self._idle_addresses.next(now),
             self._idle_cards.next(now),
         ]
-        if next_late is not None:
-            times.append(now + next_late)
+        times += [now + left for left in (next_late, next_awaited) if left is not None]
         later = min((at for at in times if at is not None and at > now), default=now + BLOCK_SECONDS)
         try:
             async with self._clock.timeout_at(later):
@@ -265,8 +300,10 @@ class Pool:
         """Begin what is to be done now."""
         demand = self._demand()
         addresses, cards = surplus(views, demand, limits)
+        elsewhere = {choice for choice in demand.choices.values() if self._elsewhere(choice)}
         limits = replace(
             limits,
+            refused_choices={*limits.refused_choices, *elsewhere},
             spare_addresses=self._idle_addresses.spare(addresses, now),
             spare_cards=self._idle_cards.spare(cards, now),
         )
@@ -292,6 +329,7 @@ class Pool:
                     vswitch_id=op.vswitch_id,
                     since=wall,
                     wanted=op.secondary,
+                    choice=op.choice,
                 )
                 _log.info("card", use=str(op.use), slot=op.slot, state=str(record.state), addresses=op.secondary)
                 self._followed.add(record.token)
@@ -373,7 +411,13 @@ class Pool:
         now = self._clock.monotonic()
         if isinstance(error, VSwitchFull):
             self._vswitches.too_few(eni.vswitch_id, asked=1 + eni.wanted, now=now)
-        else:
+        if eni.choice != NO_CHOICE and not isinstance(error, LimitsDiffer):
+            # Of what one pod chose, so no reason to refuse others.
+            self._refusals = {choice: told for choice, told in self._refusals.items() if told[0] + BLOCK_SECONDS > now}
+            self._refusals[eni.choice] = (now + BLOCK_SECONDS, error.lasting)
+            _log.error("no card is made as a pod chose", choice=str(eni.choice), because=str(error))
+            self._choice_refused(eni.choice, error.lasting)
+        elif not isinstance(error, VSwitchFull):
             if isinstance(error, LimitsDiffer):
                 self._survey.compare_soon()
             seconds = max(BLOCK_SECONDS, error.patience[0])

@@ -26,7 +26,7 @@ def slot_capacity(cards: Sequence[CardView], limits: Limits | None) -> Capacity:
         cold = len(limits.exclusive_slots - _occupied(cards))
         growable = coming + (min(cold, _places(cards, limits)) if limits.vswitch else 0)
     # A lost card is held by its pod and of no use to another: it counts on both sides as long as it is used.
-    ready = sum(card.state is State.READY or bool(card.used) for card in exclusive)
+    ready = sum((card.state is State.READY and not card.late) or bool(card.used) for card in exclusive)
     return Capacity(in_service=ready, growable=growable, cooling=0, orphaned=0, used=used)
 
 

@@ -17,7 +17,7 @@ from eniallocator.inventory import Inventory
 from eniallocator.lifecycle import Event, State, step
 from eniallocator.records import AddressRecord, Change, Drop, EniRecord, Identity, Put, Use
 from eniallocator.vswitches import VSwitches
-from eniway.model import EniId, Slot
+from eniway.model import NO_CHOICE, Choice, EniId, SecurityGroupId, Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +102,18 @@ def _in_motion(eni: Eni, tokens: Collection[str]) -> bool:
 
 
 def remedies(
-    findings: Findings, inventory: Inventory, vswitches: VSwitches, *, rebuilt: bool, wall: float
+    findings: Findings,
+    inventory: Inventory,
+    vswitches: VSwitches,
+    *,
+    groups: Collection[SecurityGroupId],
+    rebuilt: bool,
+    wall: float,
 ) -> tuple[Change, ...]:
     """The changes of the books that the findings ask for.
 
-    ``rebuilt``: the ledger was lost, so any address found may be in use.
+    ``groups``: what cards have that nobody chose anything for. ``rebuilt``: the ledger was lost, so any address found
+    may be in use.
     """
     changes: list[Change] = []
     for event, tokens in ((Event.VANISHED, findings.vanished), (Event.RETURNED, findings.returned)):
@@ -125,7 +132,7 @@ def remedies(
         changes += [Put(AddressRecord(address, primary, orphan=True)) for address in findings.foreign_addresses or ()]
     taken = {record.slot for record in inventory.enis.values()}
     for eni in findings.strays:
-        adopted = _adopt(eni, taken, vswitches, wall=wall)
+        adopted = _adopt(eni, taken, vswitches, groups=groups, wall=wall)
         if adopted is not None:
             taken.add(adopted.slot)
             if adopted.address is not None:
@@ -136,7 +143,14 @@ def remedies(
     return tuple(changes)
 
 
-def _adopt(eni: Eni, taken: Collection[Slot | None], vswitches: VSwitches, *, wall: float) -> EniRecord | None:
+def _adopt(
+    eni: Eni,
+    taken: Collection[Slot | None],
+    vswitches: VSwitches,
+    *,
+    groups: Collection[SecurityGroupId],
+    wall: float,
+) -> EniRecord | None:
     """A stray as a card of the books; None for one that cannot be understood yet.
 
     Three cases by status: one at our instance gets a slot and is kept, one that is Available is kept where its slot is
@@ -174,4 +188,16 @@ def _adopt(eni: Eni, taken: Collection[Slot | None], vswitches: VSwitches, *, wa
         address=None if leaving else eni.address,
         prefix=vswitch.cidr,
         gateway=vswitch.cidr.broadcast_address - 2,
+        choice=_chosen(eni, vswitches, groups) if use is Use.EXCLUSIVE else NO_CHOICE,
+    )
+
+
+def _chosen(eni: Eni, vswitches: VSwitches, groups: Collection[SecurityGroupId]) -> Choice:
+    """What it was made for, by what it is.
+
+    One with other groups than the node's is never taken for one of the node's.
+    """
+    return Choice(
+        tuple(sorted(eni.security_groups)) if set(eni.security_groups) != set(groups) else (),
+        None if vswitches.ordinary(eni.vswitch_id) else eni.vswitch_id,
     )

@@ -8,7 +8,21 @@ from ipaddress import IPv4Address, IPv4Network
 
 from eniallocator.lifecycle import State
 from eniway.errors import InvariantBroken
-from eniway.model import UNLIMITED, Bandwidth, Card, EniId, InstanceId, Kind, LeaseKey, Mac, PodRef, Slot, VSwitchId
+from eniway.model import (
+    NO_CHOICE,
+    UNLIMITED,
+    Bandwidth,
+    Card,
+    Choice,
+    EniId,
+    InstanceId,
+    Kind,
+    LeaseKey,
+    Mac,
+    PodRef,
+    Slot,
+    VSwitchId,
+)
 
 
 class Use(StrEnum):
@@ -40,6 +54,8 @@ class EniRecord:
     address: IPv4Address | None = None
     prefix: IPv4Network | None = None
     gateway: IPv4Address | None = None
+    choice: Choice = NO_CHOICE
+    """What the pod chose that it was made for: it stays so to its end, and no other pod gets it."""
 
     @property
     def known_id(self) -> EniId:

@@ -8,7 +8,20 @@ from typing import Any
 
 from eniallocator.lifecycle import State
 from eniallocator.records import AddressRecord, AssignRecord, EniRecord, LeaseRecord, Record, RoutedAddress, Use
-from eniway.model import Bandwidth, ContainerId, EniId, Kind, LeaseKey, Mac, PodRef, PodUid, Slot, VSwitchId
+from eniway.model import (
+    Bandwidth,
+    Choice,
+    ContainerId,
+    EniId,
+    Kind,
+    LeaseKey,
+    Mac,
+    PodRef,
+    PodUid,
+    SecurityGroupId,
+    Slot,
+    VSwitchId,
+)
 
 
 def _text(value: object) -> str | None:
@@ -35,6 +48,8 @@ def row_of(record: Record) -> tuple[str, tuple[str, ...], dict[str, Any]]:
                     "address": _text(record.address),
                     "prefix": _text(record.prefix),
                     "gateway": _text(record.gateway),
+                    "chosen_groups": ",".join(record.choice.security_groups) or None,
+                    "chosen_vswitch": record.choice.vswitch,
                 },
             )
         case AddressRecord():
@@ -97,6 +112,10 @@ def eni(row: sqlite3.Row) -> EniRecord:
         address=None if row["address"] is None else IPv4Address(row["address"]),
         prefix=None if row["prefix"] is None else IPv4Network(row["prefix"]),
         gateway=None if row["gateway"] is None else IPv4Address(row["gateway"]),
+        choice=Choice(
+            tuple(map(SecurityGroupId, row["chosen_groups"].split(","))) if row["chosen_groups"] else (),
+            None if row["chosen_vswitch"] is None else VSwitchId(row["chosen_vswitch"]),
+        ),
     )
 
 

@@ -65,12 +65,14 @@ class Store:
         """Return when all that was intended before is durable."""
         await asyncio.shield(self._write(()))
 
-    async def note(self, note: Note) -> None:
-        """Write a note; a refusal is logged, notes can be learnt again."""
+    async def note(self, *notes: Note) -> bool:
+        """Write notes, and say whether they are written; a refusal is logged, most notes can be learnt again."""
         try:
-            await asyncio.shield(self._ledger.write(note))
+            await asyncio.shield(self._ledger.write(*notes))
         except NotReady as error:
             _log.warning("the ledger cannot be written", error=str(error))
+            return False
+        return True
 
     @property
     def owes(self) -> bool:

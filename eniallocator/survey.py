@@ -23,6 +23,7 @@ from eniallocator.store import Store
 from eniallocator.vswitches import VSwitches
 from eniway import log
 from eniway.backoff import full_jitter
+from eniway.model import SecurityGroupId
 
 _log = log.get(__name__)
 
@@ -52,6 +53,7 @@ class Survey:
         *,
         identity: Identity,
         tags: dict[str, str],
+        groups: Collection[SecurityGroupId],
         limits: TypeLimits | None,
         rebuilt: bool,
         vswitches: VSwitches,
@@ -68,6 +70,7 @@ class Survey:
     ) -> None:
         self._identity = identity
         self._tags = tags
+        self._groups = groups
         self._rebuilt = rebuilt
         self._vswitches = vswitches
         self._store = store
@@ -216,7 +219,9 @@ class Survey:
             # After a lost ledger they are taken for ours.
             self._inventory.foreign_addresses = 0 if self._rebuilt else len(findings.foreign_addresses)
         wall = self._clock.wall()
-        changes = reclaim.remedies(findings, self._inventory, self._vswitches, rebuilt=self._rebuilt, wall=wall)
+        changes = reclaim.remedies(
+            findings, self._inventory, self._vswitches, groups=self._groups, rebuilt=self._rebuilt, wall=wall
+        )
         # In memory at once: whatever the planner does next, it does knowing of these cards.
         durable = self._store.settle(*changes)
         self.compared = True

@@ -50,6 +50,17 @@ class VSwitches:
         known = (self._known.get(vswitch_id) for vswitch_id in self._configured)
         return tuple(vswitch for vswitch in known if vswitch is not None and vswitch.zone == self._zone)
 
+    def ordinary(self, vswitch_id: VSwitchId) -> bool:
+        """Whether cards are made there that nobody chose anything for."""
+        return vswitch_id in self._configured
+
+    def elsewhere(self, vswitch_id: VSwitchId) -> str:
+        """Why no card of this node can be there; empty: one can, or nothing has been read yet."""
+        vswitch = self._known.get(vswitch_id)
+        if vswitch is None:
+            return "is not in this node's VPC" if self._known else ""
+        return "" if vswitch.zone == self._zone else f"is in zone {vswitch.zone}, this node in {self._zone}"
+
     def known(self, vswitch_id: VSwitchId) -> VSwitch | None:
         """The vSwitch as last read, configured or not."""
         return self._known.get(vswitch_id)

@@ -9,7 +9,7 @@ from eniallocator.inventory import Inventory
 from eniallocator.lifecycle import State
 from eniallocator.records import LeaseRecord
 from eniway.errors import CapacityError, DeadlineExceeded, PodCidrExhausted, SlotsExhausted, VSwitchExhausted
-from eniway.model import Bandwidth, Capacity, Kind, LeaseKey, PodRef, Slot
+from eniway.model import NO_CHOICE, Bandwidth, Capacity, Choice, Kind, LeaseKey, PodRef, Slot
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +26,8 @@ class Ticket:
     bandwidth: Bandwidth
     granted: asyncio.Future[tuple[LeaseRecord, asyncio.Future[None]]]
     """The lease, and when it is durable."""
+    choice: Choice = NO_CHOICE
+    """Of an exclusive pod."""
     why_routed: str = ""
     """Why no shared address will do any more."""
 
@@ -34,7 +36,9 @@ class Ticket:
         """What it waits for."""
         if self.kind is Kind.ROUTED:
             return "an address of the podCIDR"
-        return "an address" if self.slot is None else f"an ENI in slot {self.slot}"
+        if self.slot is None:
+            return "an address"
+        return f"an ENI in slot {self.slot}" + (f" with {self.choice}" if self.choice != NO_CHOICE else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +78,18 @@ class Outlook:
 
 
 def overdue(
-    ticket: Ticket, inventory: Inventory, outlook: Outlook, *, waited: float
+    ticket: Ticket, inventory: Inventory, outlook: Outlook, *, waited: float, refusal: str = ""
 ) -> DeadlineExceeded | CapacityError:
-    """The error for ``ticket``: a CapacityError where waiting longer is of no use before something is freed."""
+    """The error for ``ticket``: a CapacityError where waiting longer is of no use before something is freed.
+
+    ``refusal``: why the cloud makes no card as it chose.
+    """
     after = f"waited {waited:.0f} s for {ticket.what}"
     if ticket.kind is Kind.ROUTED:
         kind = PodCidrExhausted if outlook.routed_full else DeadlineExceeded
         return kind(f"{after}: {outlook.routed}")
+    if refusal and not outlook.unread:
+        return DeadlineExceeded(f"{after}: {refusal}")
     error = _overdue(ticket, inventory, outlook, after=after)
     return error if ticket.routed_at is None else type(error)(f"{error}; nor is there a routed one: {outlook.routed}")
 
@@ -89,7 +98,7 @@ def _overdue(ticket: Ticket, inventory: Inventory, outlook: Outlook, *, after: s
     why = f"; the OpenAPI: {outlook.trouble}" if outlook.trouble else ""
     if outlook.unread:
         return DeadlineExceeded(f"{after}: {outlook.unread} are not known yet{why}")
-    if ticket.slot is not None and (on_card := _on_card(ticket.slot, inventory)):
+    if ticket.slot is not None and (on_card := _on_card(ticket.slot, ticket.choice, inventory)):
         return DeadlineExceeded(f"{after}: {on_card}{why}")
     if outlook.vswitches:
         return VSwitchExhausted(f"{after}: {outlook.vswitches}")
@@ -100,7 +109,7 @@ def _overdue(ticket: Ticket, inventory: Inventory, outlook: Outlook, *, after: s
     return DeadlineExceeded(f"{after}{why}")
 
 
-def _on_card(slot: Slot, inventory: Inventory) -> str:
+def _on_card(slot: Slot, choice: Choice, inventory: Inventory) -> str:
     """What is the matter with the card in a slot; empty where there is none."""
     eni = inventory.in_slot(slot)
     if eni is None:
@@ -110,4 +119,8 @@ def _on_card(slot: Slot, inventory: Inventory) -> str:
     held = inventory.holder_of_card(eni.token)
     if held is not None:
         return f"{held.pod} ({held.pod.uid}) still holds {eni.eni_id}"
+    if eni.token in inventory.absent:
+        return f"{eni.eni_id} is attached, but its link is not on this node"
+    if not choice.met_by(eni.choice, eni.vswitch_id):
+        return f"{eni.eni_id}, which was made with {eni.choice} in {eni.vswitch_id}, has not been replaced yet"
     return f"{eni.eni_id} is there, but the primary ENI has no free address for the pod's way to Services"

@@ -63,7 +63,8 @@ class PoolConfig(_Strict, frozen=True):
     warm_exclusive: Annotated[int, msgspec.Meta(ge=0, le=64)] = 1
     """Exclusive cards attached ahead of demand."""
     idle_seconds: Seconds = 300.0
-    """How long addresses beyond max_idle_addresses, and cards beyond warm_exclusive, lie idle before they go back."""
+    """How long addresses beyond max_idle_addresses, and cards beyond warm_exclusive, lie idle before they go back; and
+    how long after its last routed pod a node that asked for none keeps the primary ENI's source check off."""
     cooldown_seconds: Seconds = 30.0
     """How long a released address is not handed out again."""
 
@@ -78,6 +79,15 @@ class NodePool(_Strict, frozen=True):
     """In place of ``vswitches``; without it those."""
     security_groups: Annotated[list[Id], msgspec.Meta(min_length=1, max_length=5)] | None = None
     """In place of ``security_groups``, for ENIs that are made from then on; without it those."""
+
+
+class PodsMayChoose(_Strict, frozen=True):
+    """What annotations of exclusive pods may name; whoever may create pods may choose among it."""
+
+    security_groups: list[Id] = []
+    """For ``eniway.io/security-groups``. Each ought to let kubelet's probes in."""
+    vswitches: list[Id] = []
+    """For ``eniway.io/vswitch``: on nodes of its zone."""
 
 
 class OperatorConfig(_Strict, frozen=True):
@@ -162,6 +172,9 @@ class NodeConfig(_Strict, frozen=True):
     node_pools: list[NodePool] = []
     """The first that fits a Node's labels counts. They are read when the daemon first starts on a node, which waits for
     the API server then, and now and then afterwards: the daemon starts anew where they lead to another pool."""
+    pods_may_choose: PodsMayChoose = PodsMayChoose()
+    """Security groups and vSwitches that exclusive pods may have by annotation instead of the node's; none by
+    default."""
     default_network: Annotated[str, msgspec.Meta(pattern="^(shared|routed|shared-else-routed)$")] = Wish.SHARED.value
     """How pods are connected that say nothing: ``shared-else-routed`` gives a routed address where no shared one can be
     had. Routed pods need a podCIDR on the Node and its route in the VPC."""

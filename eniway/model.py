@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final, NewType
@@ -85,6 +85,27 @@ class Card:
     """The primary address."""
     prefix: IPv4Network
     gateway: IPv4Address
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What an exclusive pod asks of its ENI, or an ENI was made for; what is empty is as the node's ENIs have it."""
+
+    security_groups: tuple[SecurityGroupId, ...] = ()
+    """In order of ids, so that equal sets are equal."""
+    vswitch: VSwitchId | None = None
+
+    def met_by(self, made_for: Choice, vswitch: VSwitchId) -> bool:
+        """Whether an ENI in ``vswitch`` that was made for that choice will do."""
+        return self in (made_for, replace(made_for, vswitch=vswitch))
+
+    def __str__(self) -> str:
+        parts = [f"security groups {', '.join(self.security_groups)}"] if self.security_groups else []
+        parts += [f"vSwitch {self.vswitch}"] if self.vswitch else []
+        return " and ".join(parts) or "what the node's ENIs have"
+
+
+NO_CHOICE: Final = Choice()
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,6 +193,8 @@ class Box:
 
     async def _start_cluster(self) -> Cluster:
         self._components = await asyncio.to_thread(ensure, progress=self.stage)
+        if self._options.containerd:
+            self._components = self._components.with_containerd(Path(self._options.containerd))
         self._cluster = Cluster(self, self._components, proxy_mode=self._options.kube_proxy)
         await self._cluster.up(list(self._nodes.values()))
         self._ram.add(account.provider(ISSUER, self._cluster.token_key))

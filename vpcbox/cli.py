@@ -54,6 +54,7 @@ def _up(given: argparse.Namespace) -> None:
         install=given.install,
         speed=given.speed,
         kube_proxy=given.kube_proxy,
+        containerd=_containerd(given.containerd),
         jumbo_frames=given.jumbo_frames,
     )
     began = time.monotonic()
@@ -73,6 +74,16 @@ def _up(given: argparse.Namespace) -> None:
         clear(given.state)
         raise
     _progress(time.monotonic() - began, "Ready")
+
+
+def _containerd(folder: Path | None) -> str:
+    from vpcbox.cluster.components.build import CONTAINERD
+
+    if folder is None:
+        return ""
+    if missing := [name for name in CONTAINERD if not (folder / name).is_file()]:
+        raise CommandError(f"--containerd: expected {', '.join(CONTAINERD)} in {folder}, without {', '.join(missing)}")
+    return str(folder.absolute())
 
 
 def _components(given: argparse.Namespace) -> None:
@@ -228,6 +239,9 @@ def _parser() -> argparse.ArgumentParser:
 
     up.add_argument(
         "--kube-proxy", choices=("iptables", "nftables"), default="iptables", help="kube-proxy's mode (iptables)"
+    )
+    up.add_argument(
+        "--containerd", type=Path, metavar="DIR", help="take containerd, its shim and ctr (1.6 or later) from there"
     )
     up.add_argument("--jumbo-frames", action="store_true", help="MTU 8500 on instances whose type has it")
 

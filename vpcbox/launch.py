@@ -26,6 +26,7 @@ class Options:
     install: str  # eniway or none
     speed: float = 1.0
     kube_proxy: str = "iptables"  # its mode, or nftables
+    containerd: str = ""  # absolute path of a folder with another containerd; empty: the one that is built
     jumbo_frames: bool = False  # for instances whose type has them
     cluster: bool = True  # False: instances, and no cluster on them
 

@@ -43,6 +43,7 @@ class Eni:
     """Where it is attached, or being attached or detached."""
     description: str
     tags: Mapping[str, str] = field(default_factory=dict)
+    security_groups: tuple[SecurityGroupId, ...] = ()
     source_dest_check: bool | None = None
     """Whether only its own addresses may pass; None where the cloud does not say."""
 
@@ -125,8 +126,8 @@ class CloudApi(Protocol):
         """UnassignPrivateIpAddresses, at most 32; the cloud does not ask whether a pod uses them."""
         ...
 
-    async def stop_source_check(self, eni_id: EniId) -> None:
-        """ModifyNetworkInterfaceAttribute: let the card carry packets from and to addresses that are not its own."""
+    async def check_sources(self, eni_id: EniId, *, on: bool) -> None:
+        """ModifyNetworkInterfaceAttribute: whether the card carries only packets from and to its own addresses."""
         ...
 
     async def enis(

@@ -175,13 +175,13 @@ class EcsCloud:
 
         await self._call("UnassignPrivateIpAddresses", build, _nothing)
 
-    async def stop_source_check(self, eni_id: EniId) -> None:
+    async def check_sources(self, eni_id: EniId, *, on: bool) -> None:
         """As CloudApi says."""
 
         def build() -> Any:
             request = ModifyNetworkInterfaceAttributeRequest()
             request.set_NetworkInterfaceId(eni_id)
-            request.set_SourceDestCheck(value_of(flag=False))
+            request.set_SourceDestCheck(value_of(flag=on))
             return request
 
         await self._call("ModifyNetworkInterfaceAttribute", build, _nothing)
@@ -421,5 +421,6 @@ def _eni(item: Mapping[str, Any]) -> Eni:
         instance_id=InstanceId(item["InstanceId"]) if item.get("InstanceId") else None,
         description=item.get("Description", ""),
         tags={tag["TagKey"]: tag["TagValue"] for tag in _listed(item, "Tags", "Tag")},
+        security_groups=tuple(map(SecurityGroupId, (item.get("SecurityGroupIds") or {}).get("SecurityGroupId") or ())),
         source_dest_check=item.get("SourceDestCheck"),
     )

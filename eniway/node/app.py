@@ -109,6 +109,7 @@ async def _serve(  # noqa: PLR0915 -- a composition root: it only lists
             random=random,
             new_id=new_id,
             fell_back=lambda pod, why: recorder.tell(Event(pod, "Normal", "RoutedInstead", why)),
+            refused=lambda pod, why: recorder.tell(Event(pod, "Warning", "ENIRefused", why)),
             kubelet=pods.slots,
             switch=switch,
         )

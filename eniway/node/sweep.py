@@ -106,6 +106,10 @@ class Books(Protocol):
         """Its link is not on this node."""
         ...
 
+    def card_present(self, card: Card) -> None:
+        """It is."""
+        ...
+
     def leases(self) -> Sequence[Lease]:
         """All leases, confirmed or not."""
         ...
@@ -298,6 +302,8 @@ class Sweeper:
                 except NotReady as error:
                     _log.warning("a card's link is not here", eni=card.eni_id, slot=card.slot, error=str(error))
                     self._books.card_missing(card)
+                else:
+                    self._books.card_present(card)
         return repairs
 
     @staticmethod

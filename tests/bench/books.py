@@ -99,6 +99,7 @@ async def big_books(directory: Path) -> AsyncIterator[Books]:
         vswitches=VSwitches([VSwitchId("vsw-1")], zone="cn-box-a"),
         pod_cidr=None,
         forwards=False,
+        opened_by_us=False,
         rebuilt=False,
     )
     cloud = EcsCloud(
@@ -117,6 +118,7 @@ async def big_books(directory: Path) -> AsyncIterator[Books]:
         random=random,
         new_id=lambda: "token",
         fell_back=lambda _pod, _why: None,
+        refused=lambda _pod, _why: None,
         kubelet=_no_slots,
         switch=Switch(),
     )

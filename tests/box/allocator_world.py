@@ -20,10 +20,10 @@ from eniallocator.cloud.ecs import EcsCloud
 from eniallocator.cloud.limiter import Limiter
 from eniallocator.cloud.metadata import Metadata
 from eniallocator.cloud.switch import Switch
-from eniway.config import CloudConfig, NodeConfig, PoolConfig
+from eniway.config import CloudConfig, NodeConfig, PodsMayChoose, PoolConfig
 from eniway.errors import DeadlineExceeded, KernelError
+from eniway.model import NO_CHOICE, Choice, ContainerId, Kind, Lease, LeaseKey, Mac, PodRef, PodUid, Slot, Wish
 from eniway.model import Card as PodCard
-from eniway.model import ContainerId, Kind, Lease, LeaseKey, Mac, PodRef, PodUid, Slot, Wish
 from vpcbox.faults import Faults
 from vpcbox.metadata.server import application as metadata
 from vpcbox.openapi.credentials import Credentials
@@ -129,6 +129,9 @@ class Rig:
     switch: Switch = field(default_factory=Switch)
     fell_back: list[str] = field(default_factory=list)
     """Pods that got a routed address for want of a shared one, and why."""
+    refused: list[str] = field(default_factory=list)
+    """Pods that chose what the cloud refused, and why."""
+    may_choose: PodsMayChoose = field(default_factory=PodsMayChoose)
     boot_id: str = "boot-1"
     clock: Clock = field(default_factory=FastClock)
     names: "itertools.count[int]" = field(default_factory=itertools.count)
@@ -144,6 +147,7 @@ class Rig:
             cluster="box",
             vswitches=self.vswitches,
             security_groups=[self.group],
+            pods_may_choose=self.may_choose,
             service_cidr="172.21.0.0/20",
             cloud=CloudConfig(
                 endpoint=self.endpoint,
@@ -194,6 +198,7 @@ class Rig:
             random=random,
             new_id=lambda: f"token-{next(self.names)}",
             fell_back=lambda pod, why: self.fell_back.append(f"{pod}: {why}"),
+            refused=lambda pod, why: self.refused.append(f"{pod}: {why}"),
             kubelet=self._slots_of_kubelet,
             switch=self.switch,
         )
@@ -227,6 +232,7 @@ class Rig:
         within: float = 200.0,
         uid: str = "",
         wish: Wish = Wish.SHARED,
+        choice: Choice = NO_CHOICE,
     ) -> Lease:
         """A whole ADD for a pod."""
         kind = Kind.ROUTED if wish is Wish.ROUTED else Kind.SHARED
@@ -238,6 +244,7 @@ class Rig:
             netns=f"/run/netns/{name}",
             deadline=self.clock.monotonic() + within,
             else_routed=wish is Wish.SHARED_ELSE_ROUTED,
+            choice=choice,
         )
         await books.confirm(lease.key)
         return lease

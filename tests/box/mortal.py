@@ -20,7 +20,7 @@ from eniallocator import Books
 from eniallocator.cloud.switch import Calls
 from eniallocator.lifecycle import State
 from eniallocator.records import Use
-from eniway.model import EniId, Kind, Lease, LeaseKey
+from eniway.model import NO_CHOICE, Choice, EniId, Kind, Lease, LeaseKey, Wish
 from tests.box.allocator_world import Rig, rig
 from tests.box.virtual_time import AllocatorClock, CloudClock, VirtualLoop
 from vpcbox.world.model import Eni, EniType
@@ -44,6 +44,7 @@ class Life(ABC):
         self.cloud = cloud
         self.random = random
         self.told: dict[LeaseKey, Lease] = {}
+        self.chosen: dict[LeaseKey, Choice] = {}
         self.released: dict[object, float] = {}
         """Addresses that pods gave back, and when."""
         self.lives = 0
@@ -81,7 +82,9 @@ class Life(ABC):
         """No word more."""
 
     @abstractmethod
-    async def add(self, name: str, *, slot: int | None = None, within: float = 200.0) -> Lease:
+    async def add(
+        self, name: str, *, slot: int | None = None, within: float = 200.0, choice: Choice = NO_CHOICE
+    ) -> Lease:
         """A pod comes, with the slot that kubelet gave to it; what it returns is told."""
 
     @abstractmethod
@@ -131,11 +134,15 @@ class Life(ABC):
         for lease in self.told.values():
             eni = self.cloud.world.enis.get(lease.card.eni_id)
             assert eni is not None, f"{lease.card.eni_id} of {lease.pod} is gone"
-            if lease.kind is not Kind.ROUTED:
+            if lease.kind is Kind.ROUTED:
+                assert not eni.source_dest_check, f"{eni.id} carries nothing for {lease.pod}"
+            else:
                 assert lease.address in eni.addresses, f"{lease.address} of {lease.pod} is not at {eni.id}"
             if lease.service_address is not None:
                 assert lease.service_address in primary.addresses, f"{lease.pod} has lost {lease.service_address}"
             assert eni.instance_id == self.cloud.instance_id
+            groups = self.chosen.get(lease.key, NO_CHOICE).security_groups or (self.cloud.group,)
+            assert eni.security_group_ids == groups, f"{lease.pod} has {eni.security_group_ids}"
         if self._books is not None and not self._dead and self._books._pool._survey.compared:
             assert not (unasked := self._unasked()), f"assigned and not asked for: {unasked}"
         twice = [description for description, count in self._created.items() if count > 1]
@@ -323,12 +330,21 @@ class Mortal(Life):
 
     # -- what pods do
 
-    async def add(self, name: str, *, slot: int | None = None, within: float = 200.0) -> Lease:
+    async def add(
+        self,
+        name: str,
+        *,
+        slot: int | None = None,
+        within: float = 200.0,
+        choice: Choice = NO_CHOICE,
+        wish: Wish = Wish.SHARED,
+    ) -> Lease:
         """ADD; what it returns is told."""
         books = self.books
-        lease = await self.cloud.add(books, name, slot=slot, within=within)
+        lease = await self.cloud.add(books, name, slot=slot, within=within, choice=choice, wish=wish)
         if self._dead or books is not self._books:
             raise asyncio.CancelledError
+        self.chosen[lease.key] = choice
         self.tell(lease)
         return lease
 

@@ -47,7 +47,7 @@ from eniway import names
 from eniway.config import NodeConfig
 from eniway.errors import NotReady
 from eniway.kube.client import Connection
-from eniway.model import Kind, Lease
+from eniway.model import NO_CHOICE, Choice, Kind, Lease
 from eniway.node import app
 from tests.box import own_machine
 from tests.box.allocator_world import Rig, rig
@@ -284,12 +284,21 @@ class MortalDaemon(Life):
     # -- what pods do
 
     async def add(
-        self, name: str, *, slot: int | None = None, within: float = LONGEST_ADD, routed: bool | None = None
+        self,
+        name: str,
+        *,
+        slot: int | None = None,
+        within: float = LONGEST_ADD,
+        choice: Choice = NO_CHOICE,
+        routed: bool | None = None,
     ) -> Lease:
         """As Life says; ``routed`` None: sometimes."""
         if routed is None:
             routed = slot is None and self.random.random() < 0.1
-        pod = Pod(name, next(self._serials), {names.ANNOTATION_NETWORK: "routed"} if routed else {})
+        annotations = {names.ANNOTATION_NETWORK: "routed"} if routed else {}
+        if choice.security_groups:
+            annotations[names.ANNOTATION_SECURITY_GROUPS] = ",".join(choice.security_groups)
+        pod = Pod(name, next(self._serials), annotations)
         told = False
         try:
             await self._admit(pod, slot)
@@ -309,6 +318,7 @@ class MortalDaemon(Life):
             pod.remember(answer)
             self.pods[name] = pod
             told = True
+            self.chosen[lease.key] = choice
             self.tell(lease)
             return lease
         finally:

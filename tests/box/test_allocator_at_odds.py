@@ -170,6 +170,29 @@ async def test_a_card_missing_on_the_node_is_not_filled_up(cloud: Rig) -> None:
         assert (await cloud.add(books, "other")).card == lease.card
 
 
+async def test_a_warm_card_missing_on_the_node_is_not_offered_to_kubelet(cloud: Rig) -> None:
+    """Until it is back; a pod that kubelet gave it to before hears what it waits for."""
+    async with cloud.books(exclusive_slots=1, warm_exclusive=1) as books, asyncio.TaskGroup() as group:
+        await cloud.until(lambda: any(device.warm for device in books.devices()))
+        (card,) = books.idle_exclusive_cards()
+        changed = group.create_task(books.devices_changed())
+        await asyncio.sleep(0)
+        books.card_missing(card)
+        await changed
+        assert [(device.healthy, device.warm) for device in books.devices()] == [(False, False)]
+        with pytest.raises(DeadlineExceeded, match=f"{card.eni_id} is attached, but its link is not on this node"):
+            await cloud.add(books, "early", slot=card.slot, within=10.0)
+        waiting = group.create_task(cloud.add(books, "patient", slot=card.slot))
+        await asyncio.sleep(0)
+        books.card_present(card)
+        assert (await waiting).card == card
+        # A sweep that looked for it while the pod was taking it has no say.
+        books.card_missing(card)
+        assert [device.healthy for device in books.devices()] == [True]
+        await books.release(cloud.key("patient"))
+        assert [(device.healthy, device.warm) for device in books.devices()] == [(True, True)]
+
+
 async def test_a_warm_card_is_parked(cloud: Rig) -> None:
     """Before it can be had by a pod; and the sweep knows which ones to look after."""
     async with cloud.books() as books:

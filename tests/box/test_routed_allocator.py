@@ -103,6 +103,66 @@ async def test_a_check_that_somebody_turned_on_is_turned_off_again(cloud: Rig) -
         await cloud.until(lambda: not checks_sources(cloud, books), within=900.0)
 
 
+async def test_the_check_is_on_again_some_time_after_the_last_routed_pod(cloud: Rig) -> None:
+    """Not between two pods that follow each other; the next pod has it turned off again."""
+    async with cloud.books(idle_seconds=60.0) as books:
+        await books.learn_pod_cidr(POD_CIDR)
+        for name in ("cron-1", "cron-2"):
+            lease = await routed(cloud, books, name)
+            await books.release(lease.key)
+        kept = await routed(cloud, books, "kept")
+        assert cloud.calls.count(MODIFY) == 1
+        await cloud.clock.sleep(90.0)
+        assert not checks_sources(cloud, books)
+        await books.release(kept.key)
+        await cloud.until(lambda: checks_sources(cloud, books))
+        assert condition(books)[0] == "True"
+        again = await routed(cloud, books, "again")
+        assert not checks_sources(cloud, books)
+        assert cloud.calls.count(MODIFY) == 3
+    async with cloud.books(idle_seconds=60.0) as books:
+        await cloud.clock.sleep(90.0)
+        assert not checks_sources(cloud, books)
+        await books.release(again.key)
+        await cloud.until(lambda: checks_sources(cloud, books))
+
+
+async def test_a_restart_that_finds_no_routed_pod_turns_the_check_on(cloud: Rig) -> None:
+    """The last one ended while the daemon was away, or just before."""
+    async with cloud.books() as books:
+        await books.learn_pod_cidr(POD_CIDR)
+        await books.release((await routed(cloud, books, "cron")).key)
+    async with cloud.books(idle_seconds=20.0) as books:
+        assert not checks_sources(cloud, books)
+        await cloud.until(lambda: checks_sources(cloud, books))
+
+
+@pytest.mark.parametrize("by_default", [True, False], ids=["routed by default", "off before"])
+async def test_a_check_that_is_to_be_off_stays_off(cloud: Rig, by_default: bool) -> None:
+    """Of a node whose pods are routed by default; and where somebody else turned it off, for reasons of his own."""
+    async with cloud.books(default=BOTH if by_default else Wish.SHARED, idle_seconds=20.0) as books:
+        if not by_default:
+            await cloud.world.modify_eni(books.primary.eni_id, source_dest_check=False)
+        await books.learn_pod_cidr(POD_CIDR)
+        await books.release((await routed(cloud, books, "cron")).key)
+        await cloud.clock.sleep(90.0)
+        assert not checks_sources(cloud, books)
+        assert cloud.calls.count(MODIFY) == int(by_default)
+
+
+async def test_a_check_that_cannot_be_turned_on_again_is_tried_again(cloud: Rig) -> None:
+    """Meanwhile routed pods are served: it is off."""
+    async with cloud.books(idle_seconds=20.0) as books:
+        await books.learn_pod_cidr(POD_CIDR)
+        lease = await routed(cloud, books, "cron")
+        cloud.faults.add(Rule(FaultKind.ERROR, MODIFY, status=403, code="Forbidden.RAM"))
+        await books.release(lease.key)
+        await cloud.until(lambda: cloud.calls.count(MODIFY) == 2)
+        await books.release((await routed(cloud, books, "cron-2")).key)
+        cloud.faults.clear()
+        await cloud.until(lambda: checks_sources(cloud, books))
+
+
 async def test_a_restart_needs_nobody(cloud: Rig) -> None:
     """API server, cloud and metadata away: podCIDR, leases and what was done to the primary ENI are in the ledger."""
     async with cloud.books() as books:

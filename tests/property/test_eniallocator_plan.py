@@ -21,9 +21,10 @@ from eniallocator.plan import (
 )
 from eniallocator.records import Use
 from eniallocator.slots import divide
-from eniway.model import Slot, VSwitchId
+from eniway.model import NO_CHOICE, Choice, SecurityGroupId, Slot, VSwitchId
 
 VSWITCHES = [VSwitchId("vsw-1"), VSwitchId("vsw-2")]
+CHOICES = [NO_CHOICE, Choice((SecurityGroupId("sg-1"),)), Choice(vswitch=VSwitchId("vsw-2"))]
 AT_REST_OR_COMING = [State.READY, *sorted(COMING), State.DRAINING, State.DETACHING, State.LOST]
 
 
@@ -48,6 +49,8 @@ def limits_of(draw: st.DrawFn) -> Limits:
         empty_vswitches=draw(st.frozensets(st.sampled_from(VSWITCHES))),
         scarce_vswitches=draw(st.frozensets(st.sampled_from(VSWITCHES))),
         foreign=draw(st.integers(0, 2)),
+        halted=draw(st.booleans()),
+        refused_choices=draw(st.frozensets(st.sampled_from(CHOICES[1:]))),
     )
 
 
@@ -83,6 +86,8 @@ def cards_of(draw: st.DrawFn, limits: Limits) -> list[CardView]:
                 arriving=arriving,
                 busy=draw(st.booleans()),
                 held=draw(st.booleans()),
+                choice=draw(st.sampled_from(CHOICES)) if use is Use.EXCLUSIVE else NO_CHOICE,
+                awaited=draw(st.booleans()),
             )
         )
     return cards
@@ -92,8 +97,9 @@ def cards_of(draw: st.DrawFn, limits: Limits) -> list[CardView]:
 def worlds(draw: st.DrawFn) -> tuple[list[CardView], Demand, Limits]:
     limits = draw(limits_of())
     cards = draw(cards_of(limits))
-    slots = st.frozensets(st.integers(0, limits.enis).map(Slot))
-    return cards, Demand(shared=draw(st.integers(0, 40)), slots=draw(slots)), limits
+    slots = draw(st.frozensets(st.integers(0, limits.enis).map(Slot)))
+    choices = {slot: draw(st.sampled_from(CHOICES)) for slot in sorted(slots) if draw(st.booleans())}
+    return cards, Demand(shared=draw(st.integers(0, 40)), slots=slots, choices=choices), limits
 
 
 def done(cards: list[CardView], ops: tuple[CloudOp, ...]) -> list[CardView]:
@@ -106,7 +112,7 @@ def done(cards: list[CardView], ops: tuple[CloudOp, ...]) -> list[CardView]:
                 new = tuple(IPv4Address(fresh + number) for number in range(op.secondary))
                 fresh += op.secondary
                 by_token[f"new-{op.slot}"] = CardView(
-                    f"new-{op.slot}", op.use, State.READY, op.slot, op.vswitch_id, free=new
+                    f"new-{op.slot}", op.use, State.READY, op.slot, op.vswitch_id, free=new, choice=op.choice
                 )
             case Assign():
                 card = by_token[op.token]
@@ -161,7 +167,8 @@ def test_limits_are_never_exceeded(world: tuple[list[CardView], Demand, Limits])
     assert len(set(slots)) == len(slots)
     assert not set(slots) & {card.slot for card in cards}
     for new in created:
-        assert new.vswitch_id == limits.vswitch
+        assert new.vswitch_id == limits.home(new.choice)
+        assert new.choice == demand.choices.get(new.slot, NO_CHOICE)
         assert new.secondary <= limits.secondary
         assert new.slot in (limits.shared_slots if new.use is Use.SHARED else limits.exclusive_slots)
     totals = {card.token: card.total for card in cards}
@@ -235,7 +242,32 @@ def test_demand_is_met_as_far_as_limits_allow(world: tuple[list[CardView], Deman
     unused = limits.shared_slots - {card.slot for card in calm}
     assert idle >= demand.shared + limits.min_idle or not (room or (places > 0 and unused and limits.secondary))
     filled = {card.slot for card in calm}
-    assert demand.slots & limits.exclusive_slots <= filled or places <= 0
+    can = {slot for slot in demand.slots if limits.home(demand.choices.get(slot, NO_CHOICE)) is not None}
+    assert can & limits.exclusive_slots <= filled or places <= 0
+
+
+@given(worlds())
+def test_who_waits_gets_a_card_as_it_chose_and_nobody_else_gets_that(
+    world: tuple[list[CardView], Demand, Limits],
+) -> None:
+    """Where such a card can be made. What nobody holds or waits for is a card for anybody."""
+    cards, demand, limits = world
+    calm = [replace(card, busy=False, held=False, awaited=False) for card in cards if card.state is State.READY]
+    for _ in range(100):
+        ops = tuple(op for op in plan(calm, demand, limits) if not isinstance(op, ClaimSlot))
+        if not ops:
+            break
+        calm = done(calm, ops)
+    else:
+        raise AssertionError(f"no end to {ops}")
+    for card in calm:
+        if card.use is not Use.EXCLUSIVE or card.used or card.slot not in limits.exclusive_slots:
+            continue
+        asked = demand.choices.get(card.slot)
+        if asked is None:
+            assert card.choice == NO_CHOICE
+        else:
+            assert asked.met_by(card.choice, card.vswitch_id) or limits.home(asked) is None
 
 
 @given(worlds())

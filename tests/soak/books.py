@@ -20,7 +20,9 @@ from random import Random
 
 from eniallocator.cloud.switch import Calls
 from eniway import log
+from eniway.config import PodsMayChoose
 from eniway.errors import CapacityError, EniwayError, NotReady
+from eniway.model import NO_CHOICE, Choice, SecurityGroupId
 from tests.box import virtual_time
 from tests.box.allocator_world import SECRET
 from tests.box.mortal import COOLDOWN, IN_MEMORY, Life, mortal
@@ -96,15 +98,19 @@ class Story:
         if slot is not None and any(held.card.slot == slot for held in self.life.told.values()):
             slot = None
         within = self.random.choice([0.0, 1.0, 30.0, 200.0])
-        self.adds[name] = asyncio.create_task(self._one_add(name, slot, within))
+        groups = self.life.cloud.may_choose.security_groups
+        choice = NO_CHOICE
+        if slot and groups and self.random.random() < 0.3:
+            choice = Choice((SecurityGroupId(self.random.choice(groups)),))
+        self.adds[name] = asyncio.create_task(self._one_add(name, slot, within, choice))
         await asyncio.sleep(0)
 
-    async def _one_add(self, name: str, slot: int | None, within: float) -> None:
+    async def _one_add(self, name: str, slot: int | None, within: float, choice: Choice) -> None:
         try:
             began = self.life.clock.monotonic()
             released = dict(self.life.released)
             try:
-                lease = await self.life.add(name, slot=slot, within=within)
+                lease = await self.life.add(name, slot=slot, within=within, choice=choice)
             except (NotReady, CapacityError) as error:
                 self.refused[str(error)] += 1
             else:
@@ -207,6 +213,10 @@ async def story(seed: int, steps: int) -> Story:
         async with mortal(
             Path(directory), Random(f"life {seed}"), exclusive_slots=1, cooldown_seconds=COOLDOWN
         ) as life:
+            world = life.cloud.world
+            vpc_id = next(iter(world.enis.values())).vpc_id
+            group = world.create_security_group("chosen", vpc_id).id
+            life.cloud.may_choose = PodsMayChoose(security_groups=[group, "sg-unknown"])
             told = Story(life, random)
             await told.tell(steps)
             return told

@@ -127,7 +127,7 @@ class Cluster:
     async def load_image(self, archive: Path, nodes: Sequence[Node]) -> None:
         """Import an image archive into each of the nodes."""
         ctr = str(self._components.path("ctr"))
-        argv = [ctr, *commands.import_image(archive, self._machine.snapshotter)[1:]]
+        argv = [ctr, *commands.import_image(archive, self._machine)[1:]]
         async with asyncio.TaskGroup() as group:
             for node in nodes:
                 group.create_task(self._box.processes.run(argv, node=node))
@@ -157,9 +157,11 @@ class Cluster:
         script = 'mount -t overlay overlay -o "$1" "$2" && umount "$2"'
         stacks = await run(["unshare", "--mount", "sh", "-c", script, "sh", options, names[3]], node=node, check=False)
         await run(["rm", "-rf", str(trial)])
+        said = (await run([str(self._components.path("containerd")), "--version"])).stdout
         return config.Machine(
             may_lower_oom_score=_has_capability(_CAP_SYS_RESOURCE),
             snapshotter="overlayfs" if stacks.returncode == 0 else "native",
+            containerd=config.containerd_major(said.decode()),
         )
 
     async def _start_control_plane(self) -> None:

@@ -11,6 +11,7 @@ from vpcbox.cluster.config import (
     CLUSTER_CIDR,
     NODE_MASK,
     SERVICE_CIDR,
+    Machine,
     NodeFacts,
     node_labels,
 )
@@ -117,14 +118,15 @@ def kube_proxy(directory: Path) -> list[str]:
     return ["kube-proxy", f"--config={directory / 'kube-proxy.yaml'}", "-v=2"]
 
 
-def import_image(archive: Path, snapshotter: str) -> list[str]:
+def import_image(archive: Path, machine: Machine) -> list[str]:
     """Load an image archive into containerd where the kubelet looks for images.
 
     `--local` unpacks in ctr: half the time of streaming the archive through containerd's transfer service. The layers
-    themselves are not kept: a node's /var/lib/containerd is memory.
+    themselves are not kept: a node's /var/lib/containerd is memory. ctr of 1.6 knows neither.
     """
-    options = ["--local", "--discard-unpacked-layers", f"--snapshotter={snapshotter}"]
-    return ["ctr", "--namespace=k8s.io", "images", "import", *options, str(archive)]
+    options = ["--local", "--discard-unpacked-layers"] if machine.containerd >= 2 else []
+    snapshotter = f"--snapshotter={machine.snapshotter}"
+    return ["ctr", "--namespace=k8s.io", "images", "import", *options, snapshotter, str(archive)]
 
 
 def _clients(config: Path) -> list[str]:

@@ -1,9 +1,10 @@
 """What the components of a cluster are told in files (pure). Values that are not the default have a reason here.
 
-Sources: kubelet.config.k8s.io/v1beta1, kubeproxy.config.k8s.io/v1alpha1, containerd's config version 3.
+Sources: kubelet.config.k8s.io/v1beta1, kubeproxy.config.k8s.io/v1alpha1, containerd's config versions 3 and 2.
 """
 
 import base64
+import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -33,6 +34,7 @@ class Machine:
 
     may_lower_oom_score: bool  # CAP_SYS_RESOURCE: else runc dies of «can't get final child's PID from pipe: EOF»
     snapshotter: str  # overlayfs, or native where overlayfs does not stack
+    containerd: int = 2  # its major version
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +167,35 @@ def kube_proxy(node: NodeFacts, kubeconfig_file: Path, *, mode: str) -> str:
     )
 
 
+def containerd_major(version: str) -> int:
+    """Of what ``containerd --version`` says: its name, repository, version and revision; ValueError without one."""
+    found = re.search(r" v?(\d+)\.\d+\.\d+", version)
+    if found is None:
+        raise ValueError(f"expected a version of containerd, such as 2.1.4, got {version!r}")
+    return int(found[1])
+
+
 def containerd(machine: Machine) -> str:
-    """Configure containerd (TOML)."""
+    """Configure containerd (TOML): 2.x in the format it came with, 1.6 and 1.7 in the one both read."""
     restrict = str(not machine.may_lower_oom_score).lower()
+    if machine.containerd < 2:
+        return f"""\
+version = 2
+
+[grpc]
+  address = "{CONTAINERD_SOCKET}"
+
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{PAUSE}"
+  restrict_oom_score_adj = {restrict}
+
+[plugins."io.containerd.grpc.v1.cri".containerd]
+  snapshotter = "{machine.snapshotter}"
+
+[plugins."io.containerd.grpc.v1.cri".cni]
+  bin_dir = "{CNI_BIN}"
+  conf_dir = "/etc/cni/net.d"
+"""
     return f"""\
 version = 3
 disabled_plugins = [

@@ -25,7 +25,7 @@ import msgspec
 from cni.handler import Handler
 from cni.wire import Request
 from eniway import names
-from eniway.model import Bandwidth, Kind, Lease, LeaseKey, PodRef, Slot
+from eniway.model import Bandwidth, Choice, Kind, Lease, LeaseKey, PodRef, Slot
 from eniway.node.policy import GuardedNetwork
 from networkpolicy.enforcer import Enforcer
 from tests.netns.datapath.fabric import SERVICE_CIDR, Namespace, Node, exclusive_lease, run
@@ -74,9 +74,10 @@ class Rooms:
         deadline: float,
         else_routed: bool,
         bandwidth: Bandwidth,
+        choice: Choice,
     ) -> Lease:
         """As the books: the one that is next."""
-        del slot, deadline, else_routed, bandwidth
+        del slot, deadline, else_routed, bandwidth, choice
         assert (kind, netns) == (self.next.kind, self.next.netns)
         self.held[key] = replace(self.next, key=key, pod=pod)
         return self.held[key]

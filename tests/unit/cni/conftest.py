@@ -14,7 +14,7 @@ import pytest
 
 from cni.wire import Request
 from eniway.errors import ConflictError, KernelError, SlotsExhausted
-from eniway.model import Bandwidth, Card, EniId, Kind, Lease, LeaseKey, Mac, PodRef, Slot
+from eniway.model import NO_CHOICE, Bandwidth, Card, Choice, EniId, Kind, Lease, LeaseKey, Mac, PodRef, Slot
 
 PREFIX = IPv4Network("10.0.16.0/20")
 
@@ -96,9 +96,11 @@ class Rooms:
         deadline: float,
         else_routed: bool,
         bandwidth: Bandwidth,
+        choice: Choice,
     ) -> Lease:
         """Wait, take, make durable."""
         assert not else_routed or kind is Kind.SHARED
+        assert choice == NO_CHOICE or kind is Kind.EXCLUSIVE
         assert deadline > 0
         await self.steps.step()
         if key not in self.held:

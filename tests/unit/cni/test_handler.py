@@ -9,7 +9,7 @@ import pytest
 from cni.handler import Handler, Need, need_of
 from cni.wire import Reply
 from eniway.errors import BadAnnotation
-from eniway.model import Bandwidth, Kind, Slot, Wish
+from eniway.model import Bandwidth, Choice, Kind, SecurityGroupId, Slot, VSwitchId, Wish
 
 
 def handler_of(rooms: Any) -> Handler:
@@ -344,6 +344,15 @@ def test_bandwidth_is_read_for_every_kind() -> None:
     wanted = Bandwidth(ingress=8 * 1024**2, egress=10_000_000)
     for slots, default in (((), Wish.SHARED), ((), Wish.ROUTED), ((Slot(4),), Wish.SHARED)):
         assert need_of(slots, said, default).bandwidth == wanted
+
+
+def test_a_choice_goes_with_a_device() -> None:
+    """Security groups and vSwitch of its ENI; a pod that has none is told so, rather than that nothing is done."""
+    said = {"eniway.io/security-groups": "sg-b, sg-a", "eniway.io/vswitch": "vsw-1"}
+    chosen = Choice((SecurityGroupId("sg-a"), SecurityGroupId("sg-b")), VSwitchId("vsw-1"))
+    assert need_of((Slot(4),), said, Wish.SHARED) == Need(Kind.EXCLUSIVE, Slot(4), choice=chosen)
+    with pytest.raises(BadAnnotation, match=r"eniway\.io/security-groups: expected on a pod with aliyun/eni"):
+        need_of((), said, Wish.SHARED)
 
 
 async def test_a_bad_bandwidth_refuses_the_pod(rooms: Any, request_of: Any) -> None:

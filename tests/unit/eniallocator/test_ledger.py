@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from eniallocator.ledger import VERSION, Contents, Ledger, Note, from_note, to_note
+from eniallocator.lifecycle import State
 from eniallocator.records import AssignRecord, Drop, Put, Record, RoutedAddress, TypeLimits, Use
 from eniway.errors import InvariantBroken, NotReady
-from eniway.model import Bandwidth
+from eniway.model import Bandwidth, Choice, SecurityGroupId, VSwitchId
 from tests.unit.eniallocator.made import POD_CIDR, eni, lease, primary_of, routed, secondary
 
 CARD = eni(1)
@@ -78,6 +79,21 @@ async def test_everything_written_is_found_again(ledger: Ledger) -> None:
     assert found.assigns == (assign,)
     await ledger.write(Drop(of_a_route), Drop(address))
     assert set(reopened(ledger).leases) == {held, exclusive}
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        Choice((SecurityGroupId("sg-1"), SecurityGroupId("sg-2")), VSwitchId("vsw-9")),
+        Choice(vswitch=VSwitchId("vsw-9")),
+        Choice((SecurityGroupId("sg-1"),)),
+    ],
+)
+async def test_what_a_card_was_made_for_is_found_again(ledger: Ledger, choice: Choice) -> None:
+    """Before it exists: its creation is gone on with as it was begun."""
+    made = replace(OTHER, state=State.CREATING, choice=choice)
+    await ledger.write(Put(made))
+    assert reopened(ledger).enis == (made,)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from eniallocator.plan import (
 )
 from eniallocator.records import Use
 from eniallocator.slots import divide
-from eniway.model import Slot, VSwitchId
+from eniway.model import NO_CHOICE, Choice, SecurityGroupId, Slot, VSwitchId
 
 VSWITCH = VSwitchId("vsw-1")
 SLOTS = divide(enis=4, exclusive=1)
@@ -49,6 +49,15 @@ def card(slot: int, use: Use = Use.SHARED, **fields: object) -> CardView:
 
 PRIMARY = card(0, Use.PRIMARY, free=free(1))
 WARM = card(3, Use.EXCLUSIVE)
+CHOICE = Choice((SecurityGroupId("sg-db"),))
+ELSEWHERE = Choice(vswitch=VSwitchId("vsw-2"))
+MADE_FOR_IT = replace(WARM, choice=CHOICE)
+ENOUGH = card(1, free=free(3))
+
+
+def waits(choice: Choice = NO_CHOICE) -> Demand:
+    """For slot 3."""
+    return Demand(slots=frozenset({Slot(3)}), choices={Slot(3): choice})
 
 
 @pytest.mark.parametrize(
@@ -221,6 +230,61 @@ CASES: Sequence[tuple[str, Sequence[CardView], Demand, Limits, Sequence[CloudOp]
         Demand(),
         LIMITS,
         [Discard("card-2")],
+    ),
+    ("a card that is not as its pod chose goes", [PRIMARY, WARM, ENOUGH], waits(CHOICE), LIMITS, [Discard("card-3")]),
+    (
+        "and the next is made as it chose",
+        [PRIMARY, ENOUGH],
+        waits(replace(CHOICE, vswitch=VSwitchId("vsw-2"))),
+        LIMITS,
+        [CreateCard(Slot(3), Use.EXCLUSIVE, VSwitchId("vsw-2"), 0, replace(CHOICE, vswitch=VSwitchId("vsw-2")))],
+    ),
+    ("one that is as its pod chose stays", [PRIMARY, MADE_FOR_IT, ENOUGH], waits(CHOICE), LIMITS, []),
+    (
+        "a node's own card in the vSwitch that was chosen will do",
+        [PRIMARY, replace(WARM, vswitch_id=VSwitchId("vsw-2")), ENOUGH],
+        waits(ELSEWHERE),
+        LIMITS,
+        [],
+    ),
+    ("a card of a choice is for nobody else", [PRIMARY, MADE_FOR_IT, ENOUGH], waits(), LIMITS, [Discard("card-3")]),
+    ("nor is it kept for anybody", [PRIMARY, MADE_FOR_IT, ENOUGH], Demand(), LIMITS, [Discard("card-3")]),
+    ("but for its own pod a while", [PRIMARY, replace(MADE_FOR_IT, awaited=True), ENOUGH], Demand(), LIMITS, []),
+    ("whose pod runs stays", [PRIMARY, replace(MADE_FOR_IT, used=1), ENOUGH], Demand(), LIMITS, []),
+    (
+        "nor is it taken for a warm one",
+        [PRIMARY, replace(MADE_FOR_IT, slot=Slot(2), used=0, busy=True), ENOUGH],
+        Demand(),
+        replace(LIMITS, exclusive_slots=frozenset({Slot(2), Slot(3)}), shared_slots=frozenset({Slot(1)})),
+        [CreateCard(Slot(3), Use.EXCLUSIVE, VSWITCH, 0), Assign("card-0", 1)],
+    ),
+    (
+        "a warm card is not given up for one that the cloud refuses",
+        [PRIMARY, WARM, ENOUGH],
+        waits(CHOICE),
+        replace(LIMITS, refused_choices={CHOICE}),
+        [],
+    ),
+    (
+        "nor for one in a vSwitch that is empty",
+        [PRIMARY, WARM, ENOUGH],
+        waits(ELSEWHERE),
+        replace(LIMITS, empty_vswitches={VSwitchId("vsw-2")}),
+        [],
+    ),
+    (
+        "a vSwitch that was chosen is not given up because the node's are empty",
+        [PRIMARY, ENOUGH],
+        waits(ELSEWHERE),
+        replace(LIMITS, vswitch=None),
+        [CreateCard(Slot(3), Use.EXCLUSIVE, VSwitchId("vsw-2"), 0, ELSEWHERE)],
+    ),
+    (
+        "but while no card can be made, none is there either",
+        [PRIMARY, ENOUGH],
+        waits(ELSEWHERE),
+        replace(LIMITS, vswitch=None, halted=True),
+        [],
     ),
 ]
 

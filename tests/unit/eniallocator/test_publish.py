@@ -68,6 +68,7 @@ def test_slots_in_the_four_words() -> None:
     cards = [card(1), card(3, Use.EXCLUSIVE, used=1)]
     assert publish.slot_capacity(cards, limits) == Capacity(in_service=1, growable=1, cooling=0, orphaned=0, used=1)
     assert publish.slot_capacity(cards, replace(limits, vswitch=None)).growable == 0
+    assert publish.slot_capacity([card(2, Use.EXCLUSIVE, late=True)], limits).in_service == 0
 
 
 def test_a_slot_is_healthy_when_it_is_used_or_can_be_filled() -> None:
@@ -79,6 +80,12 @@ def test_a_slot_is_healthy_when_it_is_used_or_can_be_filled() -> None:
         Device(Slot(1), healthy=True, warm=False),
         Device(Slot(2), healthy=False, warm=False),
         Device(Slot(3), healthy=True, warm=True),
+    )
+    absent = devices([eni(0), used, warm, shared], {Slot(1)}, limits, absent={used.token, warm.token})
+    assert absent == (
+        Device(Slot(1), healthy=True, warm=False),
+        Device(Slot(2), healthy=False, warm=False),
+        Device(Slot(3), healthy=False, warm=False),
     )
     cold = devices([eni(0)], set(), limits)
     assert cold == (Device(Slot(2), healthy=True, warm=False), Device(Slot(3), healthy=True, warm=False))

@@ -12,10 +12,11 @@ from eniallocator.lifecycle import State
 from eniallocator.reclaim import Findings, compare, remedies
 from eniallocator.records import AddressRecord, Drop, EniRecord, Identity, Put, Use
 from eniallocator.vswitches import VSwitches
-from eniway.model import EniId, InstanceId, Mac, Slot, VSwitchId
+from eniway.model import NO_CHOICE, Choice, EniId, InstanceId, Mac, SecurityGroupId, Slot, VSwitchId
 from tests.unit.eniallocator.made import PREFIX, eni, lease, primary_of, secondary
 
 US = InstanceId("i-us")
+GROUP = SecurityGroupId("sg-1")
 OWN, CARD = eni(0), eni(1)
 ADDRESSES = [secondary(CARD, 1), secondary(CARD, 2)]
 IDENTITY = Identity(
@@ -49,6 +50,7 @@ def seen(card: EniRecord, *secondary_addresses: IPv4Address, **fields: object) -
         secondary=secondary_addresses,
         instance_id=US,
         description="",
+        security_groups=(GROUP,),
     )
     return replace(made, **fields)  # type: ignore[arg-type]  # fields of an Eni
 
@@ -84,8 +86,8 @@ def look(books: Inventory, attached: list[Eni], tagged: list[Eni]) -> Findings |
 def mend(books: Inventory, findings: Findings | None, *, rebuilt: bool = False) -> list[Put | Drop]:
     assert findings is not None
     vswitches = VSwitches([VSwitchId("vsw-1")], zone="cn-box-a")
-    vswitches.learn([VSwitch(VSwitchId("vsw-1"), "cn-box-a", PREFIX, 100)], now=0.0)
-    return list(remedies(findings, books, vswitches, rebuilt=rebuilt, wall=9.0))
+    vswitches.learn([VSwitch(VSwitchId(name), "cn-box-a", PREFIX, 100) for name in ("vsw-1", "vsw-2")], now=0.0)
+    return list(remedies(findings, books, vswitches, groups=[GROUP], rebuilt=rebuilt, wall=9.0))
 
 
 def test_agreement_changes_nothing() -> None:
@@ -219,3 +221,30 @@ def test_a_card_that_is_being_made_is_no_stray() -> None:
     findings = look(books, [PRIMARY, THERE], [THERE, stray])
     assert findings is not None
     assert not findings.differ
+
+
+@pytest.mark.parametrize(
+    ("use", "groups", "vswitch", "expected"),
+    [
+        ("exclusive", ("sg-1",), "vsw-1", NO_CHOICE),
+        ("exclusive", ("sg-3", "sg-2"), "vsw-1", Choice((SecurityGroupId("sg-2"), SecurityGroupId("sg-3")))),
+        ("exclusive", ("sg-1", "sg-2"), "vsw-1", Choice((GROUP, SecurityGroupId("sg-2")))),
+        ("exclusive", ("sg-1",), "vsw-2", Choice(vswitch=VSwitchId("vsw-2"))),
+        ("shared", ("sg-2",), "vsw-1", NO_CHOICE),
+    ],
+    ids=["as the node's", "other groups", "one group more", "another vSwitch", "no pod's own"],
+)
+def test_a_stray_that_was_made_for_a_choice_is_known_by_what_it_is(
+    use: str, groups: tuple[str, ...], vswitch: str, expected: Choice
+) -> None:
+    """The ledger is lost: a pod that chose nothing must not get a card with the groups of one that did."""
+    stray = seen(
+        eni(3),
+        description=f"eniway {use} slot 3 lost",
+        security_groups=tuple(map(SecurityGroupId, groups)),
+        vswitch_id=VSwitchId(vswitch),
+    )
+    books = inventory()
+    adopted, *_ = mend(books, look(books, [PRIMARY, THERE], [THERE, stray]))
+    assert isinstance(adopted.record, EniRecord)
+    assert adopted.record.choice == expected

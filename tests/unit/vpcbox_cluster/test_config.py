@@ -3,6 +3,7 @@
 import base64
 import re
 import tomllib
+from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from vpcbox.cluster import certs, commands, config, files
+from vpcbox.cluster.images import PAUSE
 
 NODE = config.NodeFacts(
     name="node-1",
@@ -85,10 +87,33 @@ def test_kube_proxy_knows_local_pods_by_their_link(mode: str) -> None:
 @pytest.mark.parametrize("snapshotter", ["overlayfs", "native"])
 def test_containerd_is_told_what_the_machine_allows(may: bool, snapshotter: str) -> None:
     """OOM scores are lowered where that is permitted; images are unpacked where containers look for them."""
-    read = tomllib.loads(config.containerd(config.Machine(may_lower_oom_score=may, snapshotter=snapshotter)))
+    machine = config.Machine(may_lower_oom_score=may, snapshotter=snapshotter)
+    read = tomllib.loads(config.containerd(machine))
     assert read["plugins"]["io.containerd.cri.v1.runtime"]["restrict_oom_score_adj"] is not may
     assert read["plugins"]["io.containerd.cri.v1.images"]["snapshotter"] == snapshotter
-    assert f"--snapshotter={snapshotter}" in commands.import_image(Path("/image.tar"), snapshotter)
+    assert f"--snapshotter={snapshotter}" in commands.import_image(Path("/image.tar"), machine)
+
+
+def test_an_older_containerd_is_told_the_same_in_its_own_words() -> None:
+    """1.6 reads no configuration of version 3, and its ctr knows fewer options."""
+    older = replace(MACHINE, containerd=1)
+    read = tomllib.loads(config.containerd(older))
+    cri = read["plugins"]["io.containerd.grpc.v1.cri"]
+    assert (read["version"], cri["sandbox_image"], cri["restrict_oom_score_adj"]) == (2, PAUSE, False)
+    assert (cri["containerd"]["snapshotter"], cri["cni"]["bin_dir"]) == ("overlayfs", "/opt/cni/bin")
+    assert commands.import_image(Path("/image.tar"), older)[3:] == ["import", "--snapshotter=overlayfs", "/image.tar"]
+
+
+@pytest.mark.parametrize(
+    ("said", "major"),
+    [
+        ("containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u3", 1),
+        ("containerd github.com/containerd/containerd/v2 v2.1.4 ", 2),
+    ],
+)
+def test_containerd_says_its_version(said: str, major: int) -> None:
+    """As Debian builds it, and as it is built here."""
+    assert config.containerd_major(said) == major
 
 
 def test_the_networks_of_a_cluster_do_not_overlap() -> None:

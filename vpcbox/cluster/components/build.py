@@ -22,6 +22,7 @@ from pathlib import Path
 from vpcbox.cluster.components.pins import DEFAULT_GROUPS, GROUPS, Pin, pin
 
 OLDEST_GO = (1, 24)
+CONTAINERD = ("containerd", "containerd-shim-runc-v2", "ctr")
 _TELL_EVERY = 5.0  # seconds
 Progress = Callable[[str], None]
 
@@ -44,6 +45,10 @@ class ComponentSet:
             raise ComponentError(
                 f"component {name!r} was not built; there are {', '.join(sorted(self.files))}"
             ) from None
+
+    def with_containerd(self, folder: Path) -> "ComponentSet":
+        """These, with the containerd of ``folder`` in place of the one that was built."""
+        return ComponentSet({**self.files, **{name: folder / name for name in CONTAINERD}})
 
 
 def cache_directory(environ: Mapping[str, str] = os.environ) -> Path:
