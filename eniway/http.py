@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
+from typing import Final
 
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 from eniway import metrics
 from eniway.errors import BadConfig
+
+_IDLE_SECONDS: Final = 75.0
 
 
 def parse_address(text: str) -> tuple[str | None, int]:
@@ -41,8 +44,13 @@ def application(unhealthy: Callable[[], str | None], refresh: Callable[[], None]
 async def serve(
     app: web.Application, *, host: str | None, port: int, tls: ssl.SSLContext | None = None
 ) -> web.AppRunner:
-    """Start serving; the caller cleans the runner up."""
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    """Start serving; the caller cleans the runner up.
+
+    A connection without a whole request on its way is closed after a while, and at once with a body that nobody reads;
+    nothing is unpacked, for a few bytes of a compressed body may be a gigabyte.
+    """
+    bounds = {"keepalive_timeout": _IDLE_SECONDS, "lingering_time": 0.0, "auto_decompress": False}
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, **bounds)
     await runner.setup()
     await web.TCPSite(runner, host, port, reuse_address=True, ssl_context=tls).start()
     return runner

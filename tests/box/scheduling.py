@@ -19,7 +19,7 @@ from aiohttp import ClientError, ClientSession
 
 from eniway import names
 from eniway.kube.client import APPLY, MERGE, KubeClient, from_kubeconfig
-from tests.box.apiserver import ApiServer, free_ports
+from tests.box.apiserver import LOOPBACK, ApiServer, free_ports
 from vpcbox.cluster.components import ensure
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
@@ -27,6 +27,35 @@ USER = "system:serviceaccount:kube-system:eniway-extender"
 READY = {"type": "Ready", "status": "True", "reason": "Serving", "message": ""}
 STAMP = "2026-01-01T00:00:00Z"
 _AT_ONCE = 32
+# What kwok does, and when: it does nothing by itself, and does not start without a stage for nodes
+_STAGES = """
+apiVersion: kwok.x-k8s.io/v1alpha1
+kind: Stage
+metadata:
+  name: node-ready
+spec:
+  resourceRef: {apiGroup: v1, kind: Node}
+  selector:
+    matchExpressions:
+      - {key: '.status.conditions.[] | select(.type == "Ready") | .status', operator: NotIn, values: ["True"]}
+  next:
+    statusTemplate: |
+      conditions: [{type: Ready, status: "True"}]
+---
+apiVersion: kwok.x-k8s.io/v1alpha1
+kind: Stage
+metadata:
+  name: pod-runs
+spec:
+  resourceRef: {apiGroup: v1, kind: Pod}
+  selector:
+    matchExpressions:
+      - {key: .status.phase, operator: In, values: [Pending]}
+  next:
+    statusTemplate: |
+      phase: Running
+      conditions: [{type: Ready, status: "True", lastTransitionTime: {{ Now | Quote }}}]
+"""
 
 
 def words(in_service: int, *, growable: int = 0, cooling: int = 0, most: int | None = None) -> dict[str, int]:
@@ -51,6 +80,7 @@ class Scheduling:
     extender_port: int = field(default_factory=lambda: free_ports(1)[0])
     metrics_port: int = field(default_factory=lambda: free_ports(1)[0])
     scheduler_port: int = field(default_factory=lambda: free_ports(1)[0])
+    scheme: str = "http"
 
     async def all(self, work: Iterable[Awaitable[Any]]) -> None:
         """Do many things, some at once."""
@@ -151,6 +181,19 @@ class Scheduling:
                         return said
                 await asyncio.sleep(0.05)
 
+    @property
+    def extender_url(self) -> str:
+        """Of the extender that was started last."""
+        return f"{self.scheme}://127.0.0.1:{self.extender_port}"
+
+    def tls(self) -> dict[str, str]:
+        """Settings of an extender that speaks TLS."""
+        files = {"tls_certificate": self.folder / "extender.crt", "tls_key": self.folder / "extender.key"}
+        pair = self.api.authority.issue("extender", addresses=[LOOPBACK])
+        for path, content in zip(files.values(), (pair.certificate, pair.key), strict=True):
+            path.write_bytes(content)
+        return {name: str(path) for name, path in files.items()}
+
     @asynccontextmanager
     async def extender(self, **settings: Any) -> AsyncIterator[asyncio.subprocess.Process]:
         """The process, ready; its journal is the same for all that follow one another."""
@@ -161,6 +204,7 @@ class Scheduling:
             "journal": str(self.folder / "holds.jsonl"),
             **settings,
         }
+        self.scheme = "https" if "tls_key" in settings else "http"
         path.write_text(yaml.safe_dump(said))
         kubeconfig = self.api.kubeconfig(USER, "system:serviceaccounts")
         argv = [sys.executable, "-m", "eniway.cli.main", "extender", f"--config={path}", f"--kubeconfig={kubeconfig}"]
@@ -172,7 +216,7 @@ class Scheduling:
         async with asyncio.timeout(60), ClientSession() as session:
             while process.returncode is None:
                 try:
-                    async with session.get(f"http://127.0.0.1:{self.extender_port}/readyz") as answer:
+                    async with session.get(f"{self.extender_url}/readyz", ssl=False) as answer:
                         if answer.status == 200:
                             return
                 except ClientError:
@@ -192,11 +236,11 @@ class Scheduling:
         }
         shipped["leaderElection"] = {"leaderElect": False}
         for key, value in changes.items():
-            if key in shipped["extenders"][0] or key == "ignorable":
+            if key in {*shipped["extenders"][0], "bindVerb"}:
                 shipped["extenders"][0][key] = value
             else:
                 shipped[key] = value
-        shipped["extenders"][0]["urlPrefix"] = f"http://127.0.0.1:{self.extender_port}"
+        shipped["extenders"][0]["urlPrefix"] = self.extender_url
         if not extended:
             del shipped["extenders"]
         path = self.folder / "scheduler.yaml"
@@ -212,6 +256,24 @@ class Scheduling:
             f"--authorization-kubeconfig={authentication}",
         ]
         async with self._process(argv, "scheduler") as process:
+            yield process
+
+    @asynccontextmanager
+    async def kwok(self) -> AsyncIterator[asyncio.subprocess.Process]:
+        """Put kwok in the place of kubelets: pods that are bound run.
+
+        Without leases: those of 5,000 nodes, and nothing else, take more than a core.
+        """
+        stages = self.folder / "stages.yaml"
+        stages.write_text(_STAGES)
+        argv = [
+            str(ensure(["kwok"]).path("kwok")),
+            f"--kubeconfig={self.api.kubeconfig('kwok', 'system:masters')}",
+            f"--config={stages}",
+            "--manage-all-nodes=true",
+            "--node-lease-duration-seconds=0",
+        ]
+        async with self._process(argv, "kwok") as process:
             yield process
 
     @asynccontextmanager
