@@ -49,8 +49,14 @@ async def serve(
     A connection without a whole request on its way is closed after a while, and at once with a body that nobody reads;
     nothing is unpacked, for a few bytes of a compressed body may be a gigabyte.
     """
-    bounds = {"keepalive_timeout": _IDLE_SECONDS, "lingering_time": 0.0, "auto_decompress": False}
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, **bounds)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handle_signals=False,
+        keepalive_timeout=_IDLE_SECONDS,
+        lingering_time=0.0,
+        auto_decompress=False,
+    )
     await runner.setup()
     await web.TCPSite(runner, host, port, reuse_address=True, ssl_context=tls).start()
     return runner

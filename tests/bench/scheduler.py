@@ -24,6 +24,7 @@ import time
 from contextlib import AsyncExitStack, nullcontext, suppress
 from pathlib import Path
 from statistics import median, quantiles
+from typing import Any
 
 from aiohttp import ClientSession, TCPConnector
 
@@ -135,7 +136,7 @@ async def rate(cluster: Scheduling, options: argparse.Namespace) -> int:
 async def _drain(cluster: Scheduling, sight: Sight, options: argparse.Namespace, *, extended: bool) -> float:
     names = [f"p{number:05}" for number in range(options.pods)]
     live = options.mode == "live"
-    changes: dict[str, object] = {"percentageOfNodesToScore": 100} if options.whole else {}
+    changes: dict[str, Any] = {"percentageOfNodesToScore": 100} if options.whole else {}
     if extended and options.binds:
         changes["bindVerb"] = "bind"
     if not live:
@@ -181,7 +182,7 @@ async def sparse(cluster: Scheduling, options: argparse.Namespace) -> int:
         native = places if options.native else None
         await cluster.node(f"node-{number:05}", addresses=words(places, most=20), native=native)
 
-    changes = {"percentageOfNodesToScore": 100} if options.whole else {}
+    changes: dict[str, Any] = {"percentageOfNodesToScore": 100} if options.whole else {}
     late = 0
     await cluster.all(node(number, 5 * (number == options.nodes // 2)) for number in range(options.nodes - 10))
     async with watching(cluster) as sight, cluster.extender(), cluster.scheduler(**changes):

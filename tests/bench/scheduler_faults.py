@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
+from typing import Any
 
 from tests.bench.sight import Sight, watching
 from tests.box.scheduling import Scheduling, words
@@ -132,15 +130,9 @@ class Trial:
         for mark in MARKS[fault]:
             await self.sight.until(lambda least=start + int(binds * mark): self.sight.binds >= least)  # type: ignore[misc]
             if fault.startswith("API server"):
-                servers = children("kube-apiserver")
-                for pid in servers:
-                    os.kill(pid, signal.SIGSTOP)
-                try:
+                with self.cluster.api.stalled():
                     await self.extender.kill()
                     await asyncio.sleep(STALL)
-                finally:
-                    for pid in servers:
-                        os.kill(pid, signal.SIGCONT)
             elif fault.startswith("extender away"):
                 before = self.sight.binds
                 await self.extender.away(AWAY)
@@ -159,8 +151,8 @@ async def faults(cluster: Scheduling, options: argparse.Namespace) -> int:
     names = [f"node-{number:05}" for number in range(options.nodes)]
     native = each if options.native else None
     await cluster.all(cluster.node(name, addresses=words(each), native=native) for name in names)
-    binds = {"binds": options.binds} if options.binds else {}
-    changes = {"bindVerb": "bind"} if options.binds else {}
+    binds: dict[str, Any] = {"binds": options.binds} if options.binds else {}
+    changes: dict[str, Any] = {"bindVerb": "bind"} if options.binds else {}
     if options.ignorable:
         changes["ignorable"] = True
     extender = Kept(lambda: cluster.extender(**binds))
@@ -179,16 +171,3 @@ async def faults(cluster: Scheduling, options: argparse.Namespace) -> int:
         for task in tasks:
             task.cancel()
     return 1 if bad or sight.beyond else 0
-
-
-def children(program: str) -> list[int]:
-    """Our own children that run it."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
-        except OSError:
-            continue
-        if int(rest.split()[1]) == os.getpid() and name == program[:15]:
-            found.append(int(stat.parent.name))
-    return found

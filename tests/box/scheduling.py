@@ -141,17 +141,7 @@ class Scheduling:
 
     async def pod(self, name: str, **spec: Any) -> None:
         """An unbound pod."""
-        container = {"name": "c", "image": "none", **spec.pop("container", {})}
-        await self.client.request(
-            "POST",
-            "/api/v1/namespaces/default/pods",
-            body={
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": {"name": name},
-                "spec": {"containers": [container], "automountServiceAccountToken": False, **spec},
-            },
-        )
+        await self.client.request("POST", "/api/v1/namespaces/default/pods", body=_pod(name, **spec))
 
     async def delete(self, name: str) -> None:
         """At once: no kubelet is there to wait for."""
@@ -168,6 +158,12 @@ class Scheduling:
         async with asyncio.timeout(seconds):
             while not holds(found := await self.pods()):  # noqa: ASYNC110 -- other processes
                 await asyncio.sleep(0.05)
+        return found
+
+    async def uid(self, name: str) -> str:
+        """Of a pod."""
+        pod = await self.client.request("GET", f"/api/v1/namespaces/default/pods/{name}")
+        found: str = pod["metadata"]["uid"]
         return found
 
     async def why(self, name: str) -> str:
@@ -259,6 +255,28 @@ class Scheduling:
             yield process
 
     @asynccontextmanager
+    async def native_counts(self) -> AsyncIterator[None]:
+        """Pods ask for what their node counts."""
+        path = str(MANIFESTS / "native-counts/policies.yaml")
+        self.api.kubectl("apply", "--filename", path)
+        try:
+            await self._counted(True)
+            yield
+        finally:
+            self.api.kubectl("delete", "--filename", path)
+            await self._counted(False)
+
+    async def _counted(self, wanted: bool) -> None:
+        """Wait until the API server has heard of its policies."""
+        pod = json.dumps(_pod("probe"))
+        async with asyncio.timeout(30):
+            while (names.RESOURCE_ENI_IP in self._tried(pod)) is not wanted:  # noqa: ASYNC110 -- another process
+                await asyncio.sleep(0.05)
+
+    def _tried(self, pod: str) -> str:
+        return self.api.kubectl("create", "--dry-run=server", "--filename=-", "--output=json", stdin=pod)
+
+    @asynccontextmanager
     async def kwok(self) -> AsyncIterator[asyncio.subprocess.Process]:
         """Put kwok in the place of kubelets: pods that are bound run.
 
@@ -290,6 +308,16 @@ class Scheduling:
                 except TimeoutError:
                     process.kill()
                     await process.wait()
+
+
+def _pod(name: str, **spec: Any) -> dict[str, Any]:
+    container = {"name": "c", "image": "none", **spec.pop("container", {})}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {"containers": [container], "automountServiceAccountToken": False, **spec},
+    }
 
 
 @asynccontextmanager
