@@ -60,36 +60,48 @@ class _Body:
     def __init__(self, store: _Store) -> None:
         self._store = store
         self._content = bytearray()
+        self.refused = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        return len(self._content)
 
     async def read(self, request: web.Request) -> bytes:
         """The body; BadRequest when it is too large or does not come."""
-        store, size, refused = self._store, 0, ""
+        size, most = 0, self._store.most
+        self._store.coming.add(self)
         try:
             async with asyncio.timeout(_PATIENCE):
                 async for chunk in request.content.iter_any():
                     size += len(chunk)
-                    if size > store.most:
-                        refused = (
-                            f"a body of more than {store.most} bytes: raise max_request_bytes, or have the scheduler "
-                            "send names only (nodeCacheCapable: true)"
+                    if size > most:
+                        self.refuse(
+                            f"a body of more than {most} bytes: raise max_request_bytes, or have the scheduler send "
+                            "names only (nodeCacheCapable: true)"
                         )
-                    elif len(chunk) > store.left:
-                        refused = "too many large requests at once"
-                    if refused:
-                        self.close()
                     else:
-                        store.left -= len(chunk)
+                        self._store.make_room(len(chunk), self)
+                    if not self.refused:
+                        self._store.left -= len(chunk)
                         self._content += chunk
-                    if size > store.most * _BEYOND:
+                    if size > most * _BEYOND:
                         request.protocol.close()
                         break
         except TimeoutError:
             request.protocol.close()
             raise BadRequest(f"no whole body within {_PATIENCE:.0f} s") from None
-        if refused:
+        finally:
+            self._store.coming.discard(self)
+        if self.refused:
             metrics.INVALID_REQUESTS.labels("extender").inc()
-            raise BadRequest(refused)
+            raise BadRequest(self.refused)
         return bytes(self._content)
+
+    def refuse(self, why: str) -> None:
+        """Keep nothing of it, of what is still to come neither."""
+        self.refused = self.refused or why
+        self.close()
 
     def close(self) -> None:
         """It is not needed any more."""
@@ -103,6 +115,13 @@ class _Store:
     def __init__(self, most: int) -> None:
         self.most = most
         self.left = most * _AT_ONCE
+        self.coming: set[_Body] = set()
+
+    def make_room(self, size: int, asking: _Body) -> None:
+        """Refuse the largest of those that are coming in: it need not be the scheduler's, that is small."""
+        while self.left < size and not asking.refused:
+            largest = max(self.coming, key=lambda body: body.size)
+            (largest if largest.size else asking).refuse("too many large requests at once")
 
 
 class _Verbs:
