@@ -49,9 +49,13 @@ class Kept:
                 await self._process.wait()
                 self._up.clear()
 
+    async def up(self) -> None:
+        """Return when it is."""
+        await self._up.wait()
+
     async def kill(self) -> None:
         """Once it is up."""
-        await self._up.wait()
+        await self.up()
         self._up.clear()
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
@@ -130,6 +134,8 @@ class Trial:
         for mark in MARKS[fault]:
             await self.sight.until(lambda least=start + int(binds * mark): self.sight.binds >= least)  # type: ignore[misc]
             if fault.startswith("API server"):
+                # It would not come up meanwhile
+                await self.extender.up()
                 with self.cluster.api.stalled():
                     await self.extender.kill()
                     await asyncio.sleep(STALL)
