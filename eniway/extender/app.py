@@ -7,6 +7,7 @@ are known. So it can come up with the cluster, and with the scheduler that it se
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -35,6 +36,8 @@ _log = log.get(__name__)
 
 TICK: Final = 1.0
 """Seconds between two looks at what has run out."""
+OVERLOOKED_TICKS: Final = 15
+"""Between two more attempts of pods that sleep though there is room."""
 STARTING: Final = "pods and nodes are not listed yet"
 
 
@@ -134,9 +137,11 @@ async def run(config: ExtenderConfig, *, connection: Connection) -> None:
             answers.settle([uid for uid in chooser.holds if not index.knows(uid)])
             answers.unready = None
             _log.info("serving", nodes=len(index.nodes), holds=len(chooser.holds))
-            while True:
+            for tick in itertools.count(1):
                 await asyncio.sleep(TICK)
                 now = time.time()
+                if tick % OVERLOOKED_TICKS == 0 and (node := chooser.overlooked()):
+                    waker.wake(node)
                 index.expire(now)
                 journal.write(chooser.expire(now))
                 journal.compact(chooser.holds.values())

@@ -33,6 +33,9 @@ from tests.bench.sight import Sight, watching
 from tests.box.apiserver import apiserver
 from tests.box.scheduling import MANIFESTS, Scheduling, prepare, scheduling, words
 
+PATIENCE = 240.0
+"""Seconds for the pods of sparse."""
+
 
 def say(text: str) -> None:
     print(text, flush=True)
@@ -197,7 +200,7 @@ async def _bound(cluster: Scheduling, sight: Sight, what: str, number: int) -> i
     began, full = time.monotonic(), sight.bound + number
     await cluster.all(cluster.pod(f"{what.partition(' ')[0]}-{one:03}") for one in range(number))
     with suppress(TimeoutError):
-        await sight.until(lambda: sight.bound >= full, seconds=60)
+        await sight.until(lambda: sight.bound >= full, seconds=PATIENCE)
     late = full - sight.bound
     say(f"{what}: {number - late} of {number} pods bound, {time.monotonic() - began:.1f} s")
     return late

@@ -27,6 +27,25 @@ def test_of_pods_that_nobody_has_heard_of_only_so_many_are_remembered() -> None:
     assert chooser.filter(cluster.pod("one-more"), ["a"], now=HOLD_SECONDS).chosen == ["a"]
 
 
+def test_a_pod_that_is_shown_none_of_the_nodes_with_room_sleeps_in_the_end_and_is_remembered() -> None:
+    """It is tried again for five rounds; then whoever wakes pods is told of a node, until that is shown."""
+    index = CapacityIndex()
+    names = [f"n{number}" for number in range(1000)]
+    for name in names:
+        index.set_network(name, cluster.network(addresses=cluster.words(int(name == "n999"))), 1)
+    chooser = Chooser(index)
+    retries = 0
+    while chooser.filter(cluster.pod("p"), names[:420], now=0).retry == reasons.SAMPLED:
+        assert not chooser.overlooked()
+        retries += 1
+    assert retries == 5 * 1000 // 420 + 1
+    assert chooser.overlooked() == "n999"
+    # Once more, and no rounds anew
+    assert not chooser.filter(cluster.pod("p"), names[:420], now=0).retry
+    assert chooser.filter(cluster.pod("p"), names[580:], now=0).chosen == ["n999"]
+    assert not chooser.overlooked()
+
+
 def test_a_bind_has_a_place_that_is_held_or_takes_one_that_is_free() -> None:
     """Else it is refused: another has the place, the node has lost it, the pod is bound, or nobody knows it."""
     index = CapacityIndex()
