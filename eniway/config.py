@@ -144,6 +144,8 @@ class ExtenderConfig(_Strict, frozen=True):
     offer: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
     """Most nodes answered for a pod, a place held on each. More leave more to the scheduler's own scoring; with fewer,
     pods that come together stand in each other's way less. Where room is short it is one."""
+    binds: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
+    """Bindings under way at once, for a scheduler whose configuration has `bindVerb: bind`; 0: it binds by itself."""
     other_nodes: Literal["refuse", "pass"] = "refuse"
     """Nodes that have no NodeNetwork: virtual nodes, or nodes with another pod network."""
     max_request_bytes: Annotated[int, msgspec.Meta(ge=65536, le=1 << 30)] = 8 << 20

@@ -99,6 +99,7 @@ class _Known:
     """A pod that exists."""
 
     uid: PodUid
+    need: Need | None
     node: str
     """"" while it is not bound, or does not count: of the host's network, or finished."""
 
@@ -164,12 +165,12 @@ class CapacityIndex:
             self._uids[after.uid] = key
             if pod is not None and (pod.spec.node_name or pod.finished):
                 settled.append(after.uid)
-        if before is not None and before.node and before != after:
+        if before is not None and before.node and not (after and (after.uid, after.node) == (before.uid, before.node)):
             self._leave(before, version, now)
-        if after is not None and after.node and pod is not None and (need := need_of(pod)) is not None:
+        if after is not None and after.node and after.need is not None:
             node = self._node(after.node)
-            if node.bound.get(after.uid) is not need:
-                node.bound[after.uid] = need
+            if node.bound.get(after.uid) is not after.need:
+                node.bound[after.uid] = after.need
                 node.count(after.uid)
                 self._refresh(after.node, node)
         return settled
@@ -222,6 +223,10 @@ class CapacityIndex:
         key = self._uids.get(uid)
         return self._pods[key].node if key else ""
 
+    def need_of(self, uid: PodUid) -> Need | None:
+        """What a pod that exists takes."""
+        return self._pods[self._uids[uid]].need
+
     def stocked(self, group: Group) -> bool:
         """Whether nodes of that group may draw on their vSwitches."""
         left = self.stock.left(group)
@@ -256,8 +261,9 @@ class CapacityIndex:
     # -- inside
 
     def _known(self, pod: Pod) -> _Known:
-        counts = bool(pod.spec.node_name) and not pod.finished and need_of(pod) is not None
-        return _Known(pod.uid, pod.spec.node_name if counts else "")
+        need = need_of(pod)
+        counts = not pod.finished and need is not None
+        return _Known(pod.uid, need, pod.spec.node_name if counts else "")
 
     def _set_daemon(self, key: str, pod: Pod | None) -> None:
         """The daemon's pod on a node: the newest that is heard of, since one is replaced by the next."""

@@ -16,7 +16,9 @@ NOT_READY: Final = "eniway is not ready there"
 NO_STOCK: Final = "no free address in its vSwitches"
 HELD: Final = "the places left are held for pods that are being bound: try again"
 SAMPLED: Final = "the room left is on nodes that the scheduler did not show: try again"
-"""These two are no node's reason: they make the attempt fail, rather than the pod unschedulable."""
+UNHEARD: Final = "the API server has not told of the pod yet: try again"
+TAKEN: Final = "the node has no place for the pod any more: try again"
+"""These four are no node's reason: they make the attempt fail, rather than the pod unschedulable."""
 
 NEVER: Final = {
     Need.SHARED: "its instance type has no ENI for shared pods",

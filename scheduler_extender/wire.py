@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from eniway.model import PodUid
 from scheduler_extender.pods import Pod
 
 HIGHEST_SCORE: Final = 10
@@ -61,7 +62,26 @@ class HostPriority(msgspec.Struct, rename="pascal"):
     score: int
 
 
+class BindingArgs(
+    msgspec.Struct, rename={"name": "PodName", "namespace": "PodNamespace", "uid": "PodUID", "node": "Node"}
+):
+    """ExtenderBindingArgs, of bind."""
+
+    name: str
+    namespace: str
+    uid: PodUid
+    node: str
+
+
+class BindingResult(msgspec.Struct, rename="pascal"):
+    """ExtenderBindingResult."""
+
+    error: str = ""
+    """Set: the pod is not bound, as far as is known, and is tried again."""
+
+
 _ARGS: Final = msgspec.json.Decoder(ExtenderArgs)
+_BINDING: Final = msgspec.json.Decoder(BindingArgs)
 _NODE: Final = msgspec.json.Decoder(_Node)
 _ENCODER: Final = msgspec.json.Encoder()
 encode: Final = _ENCODER.encode
@@ -96,6 +116,19 @@ class Asked:
         return _ENCODER.encode(result)
 
 
+def binding(body: bytes) -> BindingArgs:
+    """A request of bind; msgspec.DecodeError, or ValueError, says what is wrong with ``body``."""
+    args = _BINDING.decode(body)
+    if not (args.name and args.namespace and args.uid and args.node):
+        raise ValueError("expected PodName, PodNamespace, PodUID and Node, one is empty")
+    return args
+
+
 def refusal(error: str) -> bytes:
     """The reply of filter that makes the scheduler try again."""
     return _ENCODER.encode(FilterResult(error=error))
+
+
+def refused_binding(error: str) -> bytes:
+    """The reply of bind to a pod that is not bound."""
+    return _ENCODER.encode(BindingResult(error))

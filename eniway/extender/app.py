@@ -7,6 +7,7 @@ are known. So it can come up with the cluster, and with the scheduler that it se
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -17,7 +18,8 @@ from typing import Final
 from eniway import config as configuration
 from eniway import http, log, metrics
 from eniway.config import ExtenderConfig
-from eniway.errors import NotReady
+from eniway.errors import InvalidRequest, NotReady
+from eniway.extender.bind import Binder
 from eniway.extender.feed import Feed
 from eniway.extender.wake import Waker
 from eniway.kube.client import Connection, KubeClient, from_kubeconfig, in_cluster
@@ -28,22 +30,33 @@ from scheduler_extender.filter import Chooser, Verdict
 from scheduler_extender.index import CapacityIndex
 from scheduler_extender.journal import Journal
 from scheduler_extender.pods import Need, Pod, need_of
+from scheduler_extender.wire import BindingArgs
 
 _log = log.get(__name__)
 
 TICK: Final = 1.0
 """Seconds between two looks at what has run out."""
+OVERLOOKED_TICKS: Final = 15
+"""Between two more attempts of pods that sleep though there is room."""
 STARTING: Final = "pods and nodes are not listed yet"
 
 
 class Answers:
     """Chooses, and writes down what it holds before it answers."""
 
-    def __init__(self, chooser: Chooser, journal: Journal, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, chooser: Chooser, journal: Journal, *, client: KubeClient, binds: int, clock: Callable[[], float]
+    ) -> None:
         self._chooser = chooser
         self._journal = journal
         self._clock = clock
+        self._binder = Binder(client, most=binds, reserve=self._reserve) if binds else None
         self.unready: str | None = STARTING
+
+    async def turn(self) -> None:
+        """As ``server.Answers``."""
+        if self._binder is not None:
+            await self._binder.turn()
 
     def filter(self, pod: Pod, names: Sequence[str]) -> Verdict:
         """As ``server.Answers``."""
@@ -57,6 +70,12 @@ class Answers:
         self._demand_ready(pod)
         return self._chooser.prioritize(pod, names)
 
+    async def bind(self, asked: BindingArgs) -> None:
+        """As ``server.Answers``."""
+        if self._binder is None:
+            raise InvalidRequest("binding is not the extender's here: set `binds`, or leave bindVerb out")
+        await self._binder.bind(asked)
+
     def settle(self, uids: Collection[PodUid]) -> None:
         """Nothing need be held for these any more."""
         self._journal.write(self._chooser.settle(uids))
@@ -64,6 +83,14 @@ class Answers:
     def sleeps(self, need: Need) -> bool:
         """Whether a pod was refused for want of room for ``need``."""
         return need in self._chooser.refused.values()
+
+    def _reserve(self, asked: BindingArgs) -> None:
+        if self.unready is not None:
+            raise NotReady(self.unready)
+        verdict = self._chooser.reserve(asked.uid, asked.node, now=self._clock())
+        if verdict.retry:
+            raise NotReady(verdict.retry)
+        self._journal.write(verdict.journal)
 
     def _demand_ready(self, pod: Pod) -> None:
         if self.unready is not None and need_of(pod) is not None:
@@ -85,7 +112,7 @@ async def run(config: ExtenderConfig, *, connection: Connection) -> None:
         chooser = Chooser(index, most=config.offer, other_nodes=config.other_nodes == "pass")
         journal = Journal(Path(config.journal))
         stack.callback(journal.close)
-        answers = Answers(chooser, journal, clock=time.time)
+        answers = Answers(chooser, journal, client=client, binds=config.binds, clock=time.time)
         chooser.resume(journal.read())
         waker = Waker(client, random=random)
         feed = Feed(client, index, settled=answers.settle, clock=time.time, random=random)
@@ -110,9 +137,11 @@ async def run(config: ExtenderConfig, *, connection: Connection) -> None:
             answers.settle([uid for uid in chooser.holds if not index.knows(uid)])
             answers.unready = None
             _log.info("serving", nodes=len(index.nodes), holds=len(chooser.holds))
-            while True:
+            for tick in itertools.count(1):
                 await asyncio.sleep(TICK)
                 now = time.time()
+                if tick % OVERLOOKED_TICKS == 0 and (node := chooser.overlooked()):
+                    waker.wake(node)
                 index.expire(now)
                 journal.write(chooser.expire(now))
                 journal.compact(chooser.holds.values())

@@ -1,11 +1,16 @@
 """`python -m tests.bench.scheduler`: the extender beside a real etcd, API server and kube-scheduler; nodes are objects.
 
-micro     filter over N names, loopback, one connection; memory, and start to ready, with N nodes and M pods
+micro     filter over N names, loopback, one connection, plain and with TLS; memory, and start to ready, with N nodes
+          and M pods
 rate      pods a second with and without the extender, in interleaved pairs; backlog: the pods are there when the
           scheduler starts, live: they are made while it binds
 wake      from a node's word that it has an address to the bind of the pod that waits for one
-faults    pods bound beyond a node's addresses, and Pending ones while there is room: creates and deletes at 95 %,
-          the extender killed five times, the scheduler twice, the API server stopped 1.5 s while the extender dies
+sparse    all nodes but one are full, and the cluster is quiet; all but ten are, and many pods come: how long until
+          they are bound
+faults    pods bound beyond a node's addresses, and Pending ones while there is room (scheduler_faults.py)
+
+``--kwok``: kwok in the place of kubelets, so that bound pods run: one more change of each. ``--native``: with native
+counts. ``--binds N``: the scheduler leaves binding to the extender (bindVerb), N at once.
 """
 
 from __future__ import annotations
@@ -13,90 +18,61 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import signal
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, nullcontext, suppress
 from pathlib import Path
-from random import Random
 from statistics import median, quantiles
+from typing import Any
 
-from aiohttp import ClientSession
+from aiohttp import ClientSession, TCPConnector
 
-from eniway.kube.reflector import Reflector
-from scheduler_extender.pods import Pod
+from tests.bench.scheduler_faults import faults
+from tests.bench.sight import Sight, watching
 from tests.box.apiserver import apiserver
 from tests.box.scheduling import MANIFESTS, Scheduling, prepare, scheduling, words
+
+PATIENCE = 240.0
+"""Seconds for the pods of sparse."""
 
 
 def say(text: str) -> None:
     print(text, flush=True)
 
 
-class Sight:
-    """Where the pods are, by one watch: to read all of them again and again would be a load of its own."""
-
-    def __init__(self) -> None:
-        self.where: dict[str, str] = {}
-        self.bound = 0
-        self._news = asyncio.Event()
-
-    def put(self, key: str, item: Pod) -> None:
-        self.bound += bool(item.spec.node_name) - bool(self.where.get(key))
-        self.where[key] = item.spec.node_name
-        self._news.set()
-
-    def drop(self, key: str, _version: int, /) -> None:
-        self.bound -= bool(self.where.pop(key, ""))
-        self._news.set()
-
-    def listed(self, keys: set[str]) -> None:
-        for key in self.where.keys() - keys:
-            self.drop(key, 0)
-
-    async def until(self, holds: Callable[[], bool], *, seconds: float = 600) -> None:
-        async with asyncio.timeout(seconds):
-            while not holds():
-                self._news.clear()
-                await self._news.wait()
-
-
-@asynccontextmanager
-async def watching(cluster: Scheduling) -> AsyncIterator[Sight]:
-    """Until the end of the block."""
-    sight = Sight()
-    pods = Reflector(cluster.client, "/api/v1/namespaces/default/pods", Pod, random=Random(0), store=sight)
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(pods.run())
-        await pods.synced()
-        yield sight
-        task.cancel()
-
-
 def main() -> int:
     """Measure what is asked for."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.scheduler", description=__doc__)
-    parser.add_argument("part", choices=("micro", "rate", "wake", "faults"))
+    parts = {"micro": micro, "rate": rate, "wake": wake, "sparse": sparse, "faults": faults}
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.scheduler", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("part", choices=parts)
     parser.add_argument("--nodes", type=int, default=1000)
     parser.add_argument("--pods", type=int, default=5000)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--mode", choices=("live", "backlog"), default="backlog", help="of rate")
-    parser.add_argument("--whole", action="store_true", help="rate with percentageOfNodesToScore 100")
+    parser.add_argument("--whole", action="store_true", help="percentageOfNodesToScore 100 (rate, sparse)")
     parser.add_argument("--native", action="store_true", help="with native counts")
+    parser.add_argument("--kwok", action="store_true", help="kwok in the place of kubelets")
+    parser.add_argument("--binds", type=int, default=0, help="bindVerb, so many at once (rate, faults)")
+    parser.add_argument("--ignorable", action="store_true", help="faults with `ignorable: true`: needs --native")
     options = parser.parse_args()
-    part = {"micro": micro, "rate": rate, "wake": wake, "faults": faults}[options.part]
+    if options.ignorable and not options.native:
+        parser.error("--ignorable: without native counts nothing holds while the extender is away")
     with tempfile.TemporaryDirectory(prefix="eniway-bench-") as folder, apiserver(Path(folder)) as api:
         prepare(api)
         if options.native:
             api.kubectl("apply", "--filename", str(MANIFESTS / "native-counts/policies.yaml"))
+        if options.binds:
+            api.kubectl("apply", "--filename", str(MANIFESTS / "control-plane/bind.yaml"))
 
         async def run() -> int:
-            async with scheduling(api, Path(folder)) as cluster:
-                return await part(cluster, options)
+            async with AsyncExitStack() as stack:
+                cluster = await stack.enter_async_context(scheduling(api, Path(folder)))
+                if options.kwok:
+                    await stack.enter_async_context(cluster.kwok())
+                return await parts[options.part](cluster, options)
 
         return asyncio.run(run())
 
@@ -108,11 +84,22 @@ async def micro(cluster: Scheduling, options: argparse.Namespace) -> int:
     await cluster.all(
         cluster.pod(f"p{number:05}", nodeName=names[number % len(names)]) for number in range(options.pods)
     )
+    await _micro(cluster, options, names, "plain", {})
+    await _micro(cluster, options, names, "TLS", cluster.tls())
+    return 0
+
+
+async def _micro(
+    cluster: Scheduling, options: argparse.Namespace, names: list[str], what: str, settings: dict[str, str]
+) -> None:
     began = time.monotonic()
-    async with cluster.extender() as process, ClientSession() as session:
+    async with (
+        cluster.extender(**settings) as process,
+        ClientSession(connector=TCPConnector(ssl=False)) as session,
+    ):
         say(f"start to ready, {options.nodes} nodes, {options.pods} pods: {time.monotonic() - began:.2f} s")
         say(f"RSS {_rss(process.pid):.1f} MiB, peak {_rss(process.pid, 'VmHWM'):.1f} MiB")
-        url, times = f"http://127.0.0.1:{cluster.extender_port}/filter", list[float]()
+        url, times = f"{cluster.extender_url}/filter", list[float]()
         for number in range(1100):
             pod = {"metadata": {"name": "x", "namespace": "d", "uid": f"u{number}"}, "spec": {"containers": []}}
             body = json.dumps({"Pod": pod, "Nodes": None, "NodeNames": names}).encode()
@@ -122,20 +109,25 @@ async def micro(cluster: Scheduling, options: argparse.Namespace) -> int:
             if number >= 100:
                 times.append(1000 * (time.perf_counter() - start))
         cuts = quantiles(times, n=100)
-        say(f"filter over {options.nodes} names, client included: p50 {median(times):.2f} ms, p99 {cuts[98]:.2f} ms")
-    return 0
+        say(
+            f"filter over {options.nodes} names, {what}, client included: p50 {median(times):.2f} ms, "
+            f"p99 {cuts[98]:.2f} ms"
+        )
+    (cluster.folder / "holds.jsonl").unlink()
 
 
 async def rate(cluster: Scheduling, options: argparse.Namespace) -> int:
     """Pods a second, from the first that is bound to the last."""
-    await cluster.all(cluster.node(f"node-{number:05}", addresses=words(300)) for number in range(options.nodes))
+    native = 300 if options.native else None
+    names = [f"node-{number:05}" for number in range(options.nodes)]
+    await cluster.all(cluster.node(name, addresses=words(300), native=native) for name in names)
     ratios = list[float]()
     async with watching(cluster) as sight:
         for number in range(options.pairs):
             speed = dict[bool, float]()
             # Whoever comes second finds a fuller etcd
             for extended in (False, True) if number % 2 else (True, False):
-                async with cluster.extender() if extended else nullcontext():
+                async with cluster.extender(binds=options.binds) if extended else nullcontext():
                     speed[extended] = await _drain(cluster, sight, options, extended=extended)
             beside, without = speed[True], speed[False]
             ratios.append(beside / without)
@@ -147,7 +139,9 @@ async def rate(cluster: Scheduling, options: argparse.Namespace) -> int:
 async def _drain(cluster: Scheduling, sight: Sight, options: argparse.Namespace, *, extended: bool) -> float:
     names = [f"p{number:05}" for number in range(options.pods)]
     live = options.mode == "live"
-    changes = {"percentageOfNodesToScore": 100} if options.whole else {}
+    changes: dict[str, Any] = {"percentageOfNodesToScore": 100} if options.whole else {}
+    if extended and options.binds:
+        changes["bindVerb"] = "bind"
     if not live:
         await cluster.all(map(cluster.pod, names))
         await sight.until(lambda: len(sight.where) == len(names))
@@ -184,91 +178,32 @@ async def wake(cluster: Scheduling, options: argparse.Namespace) -> int:
     return 0
 
 
-async def faults(cluster: Scheduling, options: argparse.Namespace) -> int:
-    """Fill 95 % and 5 % more than all, with deletes in between, while things are killed."""
-    each = -(-options.pods // options.nodes)
-    native = each if options.native else None
-    names = [f"node-{number:05}" for number in range(options.nodes)]
-    await cluster.all(cluster.node(name, addresses=words(each), native=native) for name in names)
-    room, bad = each * options.nodes, 0
-    async with watching(cluster) as sight:
-        for what in ("nothing", "extender x5", "scheduler x2", "stalled"):
-            bad += await _one(cluster, sight, what, room=room, each=each)
-            await cluster.all([cluster.delete(name) for name in await cluster.pods()])
-            await sight.until(lambda: not sight.where)
-            (cluster.folder / "holds.jsonl").unlink(missing_ok=True)
-    return 1 if bad else 0
+async def sparse(cluster: Scheduling, options: argparse.Namespace) -> int:
+    """What is full is so by its NodeNetwork, and by its native count where there is one."""
+
+    async def node(number: int, places: int) -> None:
+        native = places if options.native else None
+        await cluster.node(f"node-{number:05}", addresses=words(places, most=20), native=native)
+
+    changes: dict[str, Any] = {"percentageOfNodesToScore": 100} if options.whole else {}
+    late = 0
+    await cluster.all(node(number, 5 * (number == options.nodes // 2)) for number in range(options.nodes - 10))
+    async with watching(cluster) as sight, cluster.extender(), cluster.scheduler(**changes):
+        late += await _bound(cluster, sight, "one node with room", 5)
+        await cluster.all(node(number, 20) for number in range(options.nodes - 10, options.nodes))
+        late += await _bound(cluster, sight, "ten nodes with room", 190)
+    return 1 if late else 0
 
 
-async def _one(cluster: Scheduling, sight: Sight, what: str, *, room: int, each: int) -> int:
-    stop = asyncio.Event()
-    kept: dict[str, asyncio.subprocess.Process] = {}
-
-    async def keep(name: str) -> None:
-        """Start it again when it dies, as kubelet does."""
-        while not stop.is_set():
-            async with cluster.extender() if name == "extender" else cluster.scheduler() as process:
-                kept[name] = process
-                waits = [asyncio.ensure_future(process.wait()), asyncio.ensure_future(stop.wait())]
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                for wait in waits:
-                    wait.cancel()
-
-    keepers = [asyncio.ensure_future(keep("extender")), asyncio.ensure_future(keep("scheduler"))]
-    first, rest = int(room * 0.95), room // 10
-    filling = asyncio.ensure_future(cluster.all(cluster.pod(f"p{number:05}") for number in range(first)))
-    await _harm(sight, what, kept, room)
-    await filling
-    await sight.until(lambda: sight.bound >= first)
-    ending = [key.partition("/")[2] for key in list(sight.where)[: room // 20]]
-    await cluster.all([*map(cluster.delete, ending), *(cluster.pod(f"q{number:05}") for number in range(rest))])
-    full = min(room, first - len(ending) + rest)
+async def _bound(cluster: Scheduling, sight: Sight, what: str, number: int) -> int:
+    """Make pods, and wait until they are bound; how many are not."""
+    began, full = time.monotonic(), sight.bound + number
+    await cluster.all(cluster.pod(f"{what.partition(' ')[0]}-{one:03}") for one in range(number))
     with suppress(TimeoutError):
-        await sight.until(lambda: sight.bound >= full, seconds=90)
-    found = await cluster.pods()
-    counts = Counter(node for node in found.values() if node)
-    over = sum(max(0, count - each) for count in counts.values())
-    pending = sum(not node for node in found.values())
-    asleep = min(pending, max(0, room - sum(counts.values())))
-    say(f"{what}: {sum(counts.values())} of {room} places, over {over}, Pending with room {asleep}")
-    stop.set()
-    await asyncio.gather(*keepers)
-    return over + asleep
-
-
-async def _harm(sight: Sight, what: str, kept: dict[str, asyncio.subprocess.Process], room: int) -> None:
-    def kill(name: str) -> None:
-        if name in kept and kept[name].returncode is None:
-            kept[name].kill()
-
-    marks: Sequence[float] = {"extender x5": (0.1, 0.25, 0.4, 0.6, 0.8), "scheduler x2": (0.3, 0.6)}.get(
-        what, (0.2, 0.5, 0.8) if what == "stalled" else ()
-    )
-    for mark in marks:
-        await sight.until(lambda least=int(room * mark): sight.bound >= least)  # type: ignore[misc]
-        if what == "stalled":
-            servers = _children("kube-apiserver")
-            for pid in servers:
-                os.kill(pid, signal.SIGSTOP)
-            kill("extender")
-            await asyncio.sleep(1.5)
-            for pid in servers:
-                os.kill(pid, signal.SIGCONT)
-        else:
-            kill(what.split(maxsplit=1)[0])
-
-
-def _children(program: str) -> list[int]:
-    """Our own children that run it."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
-        except OSError:
-            continue
-        if int(rest.split()[1]) == os.getpid() and name == program[:15]:
-            found.append(int(stat.parent.name))
-    return found
+        await sight.until(lambda: sight.bound >= full, seconds=PATIENCE)
+    late = full - sight.bound
+    say(f"{what}: {number - late} of {number} pods bound, {time.monotonic() - began:.1f} s")
+    return late
 
 
 def _rss(pid: int, what: str = "VmRSS") -> float:

@@ -30,6 +30,7 @@ class ApiServer:
     directory: Path
     port: int
     authority: certs.Authority
+    pid: int
 
     def kubeconfig(self, user: str, *groups: str) -> Path:
         """A kubeconfig of a user, by certificate."""
@@ -38,6 +39,15 @@ class ApiServer:
         server = f"https://127.0.0.1:{self.port}"
         path.write_text(config.kubeconfig(server, user, self.authority.pair.certificate, pair))
         return path
+
+    @contextlib.contextmanager
+    def stalled(self) -> Iterator[None]:
+        """It takes connections and says nothing."""
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
 
     def kubectl(self, *words: str, stdin: str = "") -> str:
         """As the administrator."""
@@ -81,10 +91,12 @@ def apiserver(directory: Path) -> Iterator[ApiServer]:
             "--advertise-address": "192.0.2.1",
         },
     )
-    server = ApiServer(directory, api_port, ca)
     with contextlib.ExitStack() as stack:
-        for argv in (etcd, api):
+        _, pid = (
             stack.enter_context(_running([str(components.path(argv[0])), *argv[1:]], directory / f"{argv[0]}.log"))
+            for argv in (etcd, api)
+        )
+        server = ApiServer(directory, api_port, ca, pid)
         asyncio.run(_ready(server, pki))
         server.kubeconfig("admin", "system:masters")
         yield server
@@ -98,11 +110,11 @@ async def _ready(server: ApiServer, pki: Path) -> None:
 
 
 @contextlib.contextmanager
-def _running(argv: list[str], log: Path) -> Iterator[None]:
+def _running(argv: list[str], log: Path) -> Iterator[int]:
     with log.open("wb") as output:
         process = subprocess.Popen(argv, stdout=output, stderr=output)
     try:
-        yield
+        yield process.pid
     finally:
         process.send_signal(signal.SIGTERM)
         try:

@@ -19,7 +19,7 @@ from aiohttp import ClientError, ClientSession
 
 from eniway import names
 from eniway.kube.client import APPLY, MERGE, KubeClient, from_kubeconfig
-from tests.box.apiserver import ApiServer, free_ports
+from tests.box.apiserver import LOOPBACK, ApiServer, free_ports
 from vpcbox.cluster.components import ensure
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
@@ -27,6 +27,35 @@ USER = "system:serviceaccount:kube-system:eniway-extender"
 READY = {"type": "Ready", "status": "True", "reason": "Serving", "message": ""}
 STAMP = "2026-01-01T00:00:00Z"
 _AT_ONCE = 32
+# What kwok does, and when: it does nothing by itself, and does not start without a stage for nodes
+_STAGES = """
+apiVersion: kwok.x-k8s.io/v1alpha1
+kind: Stage
+metadata:
+  name: node-ready
+spec:
+  resourceRef: {apiGroup: v1, kind: Node}
+  selector:
+    matchExpressions:
+      - {key: '.status.conditions.[] | select(.type == "Ready") | .status', operator: NotIn, values: ["True"]}
+  next:
+    statusTemplate: |
+      conditions: [{type: Ready, status: "True"}]
+---
+apiVersion: kwok.x-k8s.io/v1alpha1
+kind: Stage
+metadata:
+  name: pod-runs
+spec:
+  resourceRef: {apiGroup: v1, kind: Pod}
+  selector:
+    matchExpressions:
+      - {key: .status.phase, operator: In, values: [Pending]}
+  next:
+    statusTemplate: |
+      phase: Running
+      conditions: [{type: Ready, status: "True", lastTransitionTime: {{ Now | Quote }}}]
+"""
 
 
 def words(in_service: int, *, growable: int = 0, cooling: int = 0, most: int | None = None) -> dict[str, int]:
@@ -51,6 +80,7 @@ class Scheduling:
     extender_port: int = field(default_factory=lambda: free_ports(1)[0])
     metrics_port: int = field(default_factory=lambda: free_ports(1)[0])
     scheduler_port: int = field(default_factory=lambda: free_ports(1)[0])
+    scheme: str = "http"
 
     async def all(self, work: Iterable[Awaitable[Any]]) -> None:
         """Do many things, some at once."""
@@ -111,17 +141,7 @@ class Scheduling:
 
     async def pod(self, name: str, **spec: Any) -> None:
         """An unbound pod."""
-        container = {"name": "c", "image": "none", **spec.pop("container", {})}
-        await self.client.request(
-            "POST",
-            "/api/v1/namespaces/default/pods",
-            body={
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": {"name": name},
-                "spec": {"containers": [container], "automountServiceAccountToken": False, **spec},
-            },
-        )
+        await self.client.request("POST", "/api/v1/namespaces/default/pods", body=_pod(name, **spec))
 
     async def delete(self, name: str) -> None:
         """At once: no kubelet is there to wait for."""
@@ -140,6 +160,12 @@ class Scheduling:
                 await asyncio.sleep(0.05)
         return found
 
+    async def uid(self, name: str) -> str:
+        """Of a pod."""
+        pod = await self.client.request("GET", f"/api/v1/namespaces/default/pods/{name}")
+        found: str = pod["metadata"]["uid"]
+        return found
+
     async def why(self, name: str) -> str:
         """The scheduler's word on a pod that it could not bind."""
         async with asyncio.timeout(30):
@@ -151,6 +177,19 @@ class Scheduling:
                         return said
                 await asyncio.sleep(0.05)
 
+    @property
+    def extender_url(self) -> str:
+        """Of the extender that was started last."""
+        return f"{self.scheme}://127.0.0.1:{self.extender_port}"
+
+    def tls(self) -> dict[str, str]:
+        """Settings of an extender that speaks TLS."""
+        files = {"tls_certificate": self.folder / "extender.crt", "tls_key": self.folder / "extender.key"}
+        pair = self.api.authority.issue("extender", addresses=[LOOPBACK])
+        for path, content in zip(files.values(), (pair.certificate, pair.key), strict=True):
+            path.write_bytes(content)
+        return {name: str(path) for name, path in files.items()}
+
     @asynccontextmanager
     async def extender(self, **settings: Any) -> AsyncIterator[asyncio.subprocess.Process]:
         """The process, ready; its journal is the same for all that follow one another."""
@@ -161,6 +200,7 @@ class Scheduling:
             "journal": str(self.folder / "holds.jsonl"),
             **settings,
         }
+        self.scheme = "https" if "tls_key" in settings else "http"
         path.write_text(yaml.safe_dump(said))
         kubeconfig = self.api.kubeconfig(USER, "system:serviceaccounts")
         argv = [sys.executable, "-m", "eniway.cli.main", "extender", f"--config={path}", f"--kubeconfig={kubeconfig}"]
@@ -172,7 +212,7 @@ class Scheduling:
         async with asyncio.timeout(60), ClientSession() as session:
             while process.returncode is None:
                 try:
-                    async with session.get(f"http://127.0.0.1:{self.extender_port}/readyz") as answer:
+                    async with session.get(f"{self.extender_url}/readyz", ssl=False) as answer:
                         if answer.status == 200:
                             return
                 except ClientError:
@@ -192,11 +232,11 @@ class Scheduling:
         }
         shipped["leaderElection"] = {"leaderElect": False}
         for key, value in changes.items():
-            if key in shipped["extenders"][0] or key == "ignorable":
+            if key in {*shipped["extenders"][0], "bindVerb"}:
                 shipped["extenders"][0][key] = value
             else:
                 shipped[key] = value
-        shipped["extenders"][0]["urlPrefix"] = f"http://127.0.0.1:{self.extender_port}"
+        shipped["extenders"][0]["urlPrefix"] = self.extender_url
         if not extended:
             del shipped["extenders"]
         path = self.folder / "scheduler.yaml"
@@ -215,6 +255,46 @@ class Scheduling:
             yield process
 
     @asynccontextmanager
+    async def native_counts(self) -> AsyncIterator[None]:
+        """Pods ask for what their node counts."""
+        path = str(MANIFESTS / "native-counts/policies.yaml")
+        self.api.kubectl("apply", "--filename", path)
+        try:
+            await self._counted(True)
+            yield
+        finally:
+            self.api.kubectl("delete", "--filename", path)
+            await self._counted(False)
+
+    async def _counted(self, wanted: bool) -> None:
+        """Wait until the API server has heard of its policies."""
+        pod = json.dumps(_pod("probe"))
+        async with asyncio.timeout(30):
+            while (names.RESOURCE_ENI_IP in self._tried(pod)) is not wanted:  # noqa: ASYNC110 -- another process
+                await asyncio.sleep(0.05)
+
+    def _tried(self, pod: str) -> str:
+        return self.api.kubectl("create", "--dry-run=server", "--filename=-", "--output=json", stdin=pod)
+
+    @asynccontextmanager
+    async def kwok(self) -> AsyncIterator[asyncio.subprocess.Process]:
+        """Put kwok in the place of kubelets: pods that are bound run.
+
+        Without leases: those of 5,000 nodes, and nothing else, take more than a core.
+        """
+        stages = self.folder / "stages.yaml"
+        stages.write_text(_STAGES)
+        argv = [
+            str(ensure(["kwok"]).path("kwok")),
+            f"--kubeconfig={self.api.kubeconfig('kwok', 'system:masters')}",
+            f"--config={stages}",
+            "--manage-all-nodes=true",
+            "--node-lease-duration-seconds=0",
+        ]
+        async with self._process(argv, "kwok") as process:
+            yield process
+
+    @asynccontextmanager
     async def _process(self, argv: list[str], name: str) -> AsyncIterator[asyncio.subprocess.Process]:
         with (self.folder / f"{name}.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(*argv, stdout=log, stderr=log, env=dict(os.environ))
@@ -228,6 +308,16 @@ class Scheduling:
                 except TimeoutError:
                     process.kill()
                     await process.wait()
+
+
+def _pod(name: str, **spec: Any) -> dict[str, Any]:
+    container = {"name": "c", "image": "none", **spec.pop("container", {})}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {"containers": [container], "automountServiceAccountToken": False, **spec},
+    }
 
 
 @asynccontextmanager

@@ -10,13 +10,14 @@ import pytest
 from aiohttp import ClientSession
 
 from tests.box.apiserver import ApiServer, apiserver
-from tests.box.scheduling import Scheduling, prepare, scheduling, words
+from tests.box.scheduling import MANIFESTS, Scheduling, prepare, scheduling, words
 
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     with apiserver(tmp_path_factory.mktemp("apiserver")) as server:
         prepare(server)
+        server.kubectl("apply", "--filename", str(MANIFESTS / "control-plane/bind.yaml"))
         yield server
 
 
@@ -95,6 +96,116 @@ async def test_a_node_in_a_crowd_is_found_though_only_a_sample_is_shown(cluster:
         await cluster.all(cluster.pod(f"p{number}") for number in range(2))
         found = await cluster.until(lambda pods: all(pods.values()))
         assert set(found.values()) == {"n377"}
+
+
+async def test_pods_wait_for_an_extender_that_is_away_and_go_on(cluster: Scheduling) -> None:
+    """As shipped, `ignorable: false`: none is bound without it; when it is back nothing else need happen."""
+    await cluster.node("a", addresses=words(2))
+    async with cluster.scheduler():
+        await cluster.all(cluster.pod(f"p{number}") for number in range(3))
+        assert "filter" in await cluster.why("p0")
+        assert set((await cluster.pods()).values()) == {""}
+        async with cluster.extender():
+            await cluster.until(lambda pods: sum(map(bool, pods.values())) == 2)
+
+
+async def test_native_counts_hold_while_the_extender_is_away_and_ignorable(cluster: Scheduling) -> None:
+    """20 places on 5 nodes, 25 pods; the extender dies and stays away: 20 are bound, 4 a node, the others hear why."""
+    async with cluster.native_counts():
+        await cluster.all(cluster.node(f"n{number}", addresses=words(4), native=4) for number in range(5))
+        async with cluster.extender() as process, cluster.scheduler(ignorable=True):
+            await cluster.all(cluster.pod(f"p{number:02}") for number in range(4))
+            await cluster.until(lambda pods: all(pods.values()))
+            process.kill()
+            await process.wait()
+            await cluster.all(cluster.pod(f"q{number:02}") for number in range(21))
+            found = await cluster.until(lambda pods: sum(map(bool, pods.values())) >= 20)
+            late = next(name for name, node in found.items() if not node)
+            assert "5 Insufficient aliyun/eni-ip" in await cluster.why(late)
+            assert Counter(filter(None, (await cluster.pods()).values())) == {f"n{number}": 4 for number in range(5)}
+
+
+async def test_with_bindverb_the_extender_binds_and_nothing_beyond_what_is_there(cluster: Scheduling) -> None:
+    """120 places on 20 nodes, 130 pods, four bindings at once; killed in between. All places are taken, none twice."""
+    await cluster.all(cluster.node(f"n{number:02}", addresses=words(6)) for number in range(20))
+    async with cluster.scheduler(bindVerb="bind"):
+        creating = asyncio.ensure_future(cluster.all(cluster.pod(f"p{number:03}") for number in range(130)))
+        async with cluster.extender(binds=4) as process:
+            await cluster.until(lambda pods: sum(map(bool, pods.values())) >= 40)
+            process.kill()
+            await process.wait()
+        await creating
+        async with cluster.extender(binds=4), ClientSession() as session:
+            await cluster.until(lambda pods: sum(map(bool, pods.values())) >= 120, seconds=60)
+            counts = Counter(filter(None, (await cluster.pods()).values()))
+            async with session.get(f"{cluster.extender_url}/metrics") as answer:
+                assert 'eniway_extender_request_seconds_count{result="some",verb="bind"}' in await answer.text()
+    assert counts == {f"n{number:02}": 6 for number in range(20)}
+
+
+async def test_a_bind_that_finds_no_place_or_no_turn_is_refused(cluster: Scheduling) -> None:
+    """Nothing is sent then. The API server's own refusal is passed on; one that says nothing keeps others out."""
+    await cluster.node("a", addresses=words(3))
+    await cluster.all(map(cluster.pod, ("one", "two", "three", "four")))
+    asked = {
+        name: {"PodName": name, "PodNamespace": "default", "PodUID": await cluster.uid(name), "Node": "a"}
+        for name in await cluster.pods()
+    }
+    async with cluster.extender(binds=1), ClientSession() as session:
+
+        async def bind(name: str, **changes: str) -> str:
+            while True:
+                async with session.post(f"{cluster.extender_url}/bind", json=asked[name] | changes) as answer:
+                    error: str = (await answer.json())["Error"]
+                # Its watch may be behind
+                if "has not told of the pod yet" not in error:
+                    return error
+
+        assert await bind("one") == ""
+        assert "the pod is bound to a already" in await bind("one")
+        assert 'pods "other" not found' in await bind("two", PodName="other")
+        with cluster.api.stalled():
+            waiting = {asyncio.ensure_future(bind(name)): name for name in ("two", "three")}
+            (refused,), _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            assert refused.result() == "eniway: 1 bindings are under way: try again"
+        (sent,) = waiting.keys() - {refused}
+        assert await sent == ""
+        assert await bind(waiting[refused]) == ""
+        assert await bind("four") == "eniway: the node has no place for the pod any more: try again"
+        assert await cluster.pods() == {"one": "a", "two": "a", "three": "a", "four": ""}
+
+
+async def test_memory_is_bounded_whoever_sends_what(cluster: Scheduling) -> None:
+    """Two hundred connections with a megabyte each that does not end, and made-up pods by the thousand."""
+    await cluster.node("a", addresses=words(1))
+    async with cluster.extender(max_request_bytes=1 << 20) as process, ClientSession() as session:
+        url = f"{cluster.extender_url}/filter"
+        before = memory(process.pid)
+        head = f"POST /filter HTTP/1.1\r\nHost: x\r\nContent-Length: {1 << 20}\r\n\r\n".encode()
+        hostile = []
+        for _ in range(200):
+            _, writer = await asyncio.open_connection("127.0.0.1", cluster.extender_port)
+            writer.write(head + b" " * ((1 << 20) - 1))
+            hostile.append(writer)
+        pod = {"metadata": {"uid": ""}, "spec": {"containers": []}}
+        for number in range(6000):
+            pod["metadata"] = {"uid": f"made-up-{number:04}"}
+            async with session.post(url, json={"Pod": pod, "NodeNames": ["a"]}) as answer:
+                last = (await answer.json())["Error"]
+        assert "has not told of the pod yet" in last
+        # 200 times what comes in before anybody looks, eight bodies
+        assert memory(process.pid) < before + (128 << 20)
+        for writer in hostile:
+            writer.close()
+        pod["metadata"] = {"uid": "made-up-0000"}
+        async with session.post(url, json={"Pod": pod, "NodeNames": ["a"]}) as answer:
+            assert (await answer.json())["NodeNames"] == ["a"]
+
+
+def memory(pid: int) -> int:
+    """The most that the process has had, in bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 async def test_hostile_requests_are_refused_in_words_and_do_no_harm(cluster: Scheduling) -> None:

@@ -107,6 +107,17 @@ class World:
         if verdict.chosen:
             self.binds.append((uid, self.random.choice(list(verdict.chosen)), self.now))
 
+    def bind_asked(self) -> None:
+        """The scheduler leaves the bind to the extender: of a node that it chose once, or of any."""
+        unbound = [uid for uid, node in self.pods.items() if not node]
+        if not unbound:
+            return
+        uid, node = self.random.choice(unbound), self.random.choice(NODES)
+        verdict = self.chooser.reserve(PodUid(uid), node, now=self.now)
+        self.journal.write(verdict.journal)
+        if not verdict.retry:
+            self.binds.append((uid, node, self.now))
+
     def bind_lands(self) -> None:
         """In any order. One of a pod that is bound, or gone, fails."""
         if not self.binds:
@@ -227,6 +238,7 @@ class World:
 ACTIONS: tuple[tuple[Callable[[World], None], int], ...] = (
     (World.create, 10),
     (World.schedule, 14),
+    (World.bind_asked, 6),
     (World.bind_lands, 10),
     (World.delete, 6),
     (World.add, 8),

@@ -275,6 +275,14 @@ def test_the_extender_may_do_what_it_does_and_no_more() -> None:
     assert rules == read | {("nodes/status", "patch")}
 
 
+def test_what_binds_for_a_scheduler_has_a_right_of_its_own() -> None:
+    """Nobody else has it: without this file the extender binds nothing, whatever its configuration says."""
+    role, binding = yaml.safe_load_all((MANIFESTS / "control-plane/bind.yaml").read_text())
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["pods/binding"], "verbs": ["create"]}]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert binding["subjects"] == one("ClusterRoleBinding", "eniway-extender")["subjects"]
+
+
 def test_the_second_scheduler_may_hold_its_lock() -> None:
     """No ConfigMap of a generator has the lock's name: kustomize would give the Role that one's, with its hash."""
     folder = MANIFESTS / "second-scheduler"

@@ -84,6 +84,8 @@ GROUPS: Mapping[str, Group] = MappingProxyType(
             Group("cnitool", "github.com/containernetworking/cni"),
             Group("cyclonus", "github.com/mattfenwick/cyclonus"),
             Group("e2e", "k8s.io/kubernetes", suite=True),
+            # In the place of kubelets, where nodes are objects only
+            Group("kwok", "sigs.k8s.io/kwok"),
         )
     }
 )
