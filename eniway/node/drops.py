@@ -55,8 +55,10 @@ class DropEvents:
                     drop = await self._due.get()
                     text = drop.text(await self._name(drop.peer))
                     _log.info("policy dropped a packet", pod=str(drop.pod), audit=drop.audit, text=text)
-                    reason = "NetworkPolicyAudit" if drop.audit else "NetworkPolicyDropped"
-                    self._tell(Event(drop.pod, "Warning", reason, text))
+                    if drop.audit:
+                        self._tell(Event(drop.pod, "Warning", "NetworkPolicyAudit", text))
+                    else:
+                        self._tell(Event(drop.pod, "Warning", "NetworkPolicyDropped", text))
         finally:
             self._wanted.clear()
             for key in list(self._heard):

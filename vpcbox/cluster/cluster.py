@@ -120,7 +120,8 @@ class Cluster:
             _write(folder, {"scheduler.yaml": json.dumps(own).encode()})
 
         await asyncio.to_thread(write)
-        await self._start(control, argv, within=("chroot", str(root)))
+        # With a /proc, as a container has
+        await self._start(control, argv, within=("unshare", "--mount-proc", f"--root={root}"))
         await self._running.pop((control.name, "kube-scheduler")).stop()
         await self._start(control, commands.kube_scheduler(folder, folder / "scheduler.yaml"))
 

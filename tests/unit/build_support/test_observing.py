@@ -21,6 +21,7 @@ TROUBLE = (
     errors.Transient,
     errors.Unreachable,
     errors.Credentials,
+    errors.ClockOff,
     errors.Forbidden,
     errors.Withheld,
 )
