@@ -85,6 +85,7 @@ soak: box ## pods come and go while daemons die; allocator and daemon under ever
 	@$(BIN)/python -m tests.soak
 	@$(BIN)/python -m tests.soak.books --steps $(STEPS) --log critical
 	@GRPC_VERBOSITY=NONE $(BIN)/python -m tests.soak.daemon --steps $(STEPS) --log critical
+	@GRPC_VERBOSITY=NONE $(BIN)/pytest tests/soak -q -p no:xdist --timeout 900
 
 .PHONY: fresh
 fresh: system ## demo and test in a Debian 12 root made from nothing
