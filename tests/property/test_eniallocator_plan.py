@@ -168,7 +168,8 @@ def test_limits_are_never_exceeded(world: tuple[list[CardView], Demand, Limits])
     assert not set(slots) & {card.slot for card in cards}
     for new in created:
         assert new.vswitch_id == limits.home(new.choice)
-        assert new.choice == demand.choices.get(new.slot, NO_CHOICE)
+        chosen = NO_CHOICE if new.use is Use.SHARED else demand.choices.get(new.slot, NO_CHOICE)
+        assert new.choice == chosen
         assert new.secondary <= limits.secondary
         assert new.slot in (limits.shared_slots if new.use is Use.SHARED else limits.exclusive_slots)
     totals = {card.token: card.total for card in cards}
