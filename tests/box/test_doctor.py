@@ -93,11 +93,12 @@ def test_what_is_broken_is_named_and_what_can_be_mended_is(
     unassign(box, str(card.eni_id), spare)
     unassign(box, str(card.eni_id), addresses["cut-off"])
     link = names.host_link(STRAY)
+    # Nothing that the kernel tells a listener of, which wakes the daemon's own sweep
     broken = (
         f"ip route del {addresses['shared']}/32 table {names.TABLE_PODS}",
         f"nft delete element ip {names.NFT_TABLE} {names.NFT_SOURCES} '{{ {addresses['shared']} }}'",
         f"ip route del unreachable default table {names.eni_table(card.slot)}",
-        f"nft flush chain ip {names.NFT_TABLE} prerouting",
+        f"iptables --table nat --flush {names.CHAIN_PREFIX}SNAT",
         f"ip link add {link} type veth peer name nobody",
         f"ip link set {link} alias {STRAY.alias}",
         "rm /opt/cni/bin/eniway",
