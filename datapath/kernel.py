@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from datapath import netns, rtnetlink
-from datapath.netlink import Netlink
+from datapath.netlink import NETLINK_NETFILTER, Netlink
 from datapath.state import Netns
 
-_NETLINK_NETFILTER: Final = 12
 _MISSING: Final = {
     errno.ENOENT: "is gone",
     errno.ENOTDIR: "is gone",
@@ -39,7 +38,7 @@ class Home:
             descriptor = os.open(netns.CURRENT, os.O_RDONLY | os.O_CLOEXEC)
             stack.callback(os.close, descriptor)
             routes = stack.enter_context(Netlink(netns.netlink_socket(socket.NETLINK_ROUTE)))
-            sets = stack.enter_context(Netlink(netns.netlink_socket(_NETLINK_NETFILTER)))
+            sets = stack.enter_context(Netlink(netns.netlink_socket(NETLINK_NETFILTER)))
             stack.pop_all()
         return cls(routes, sets, descriptor)
 

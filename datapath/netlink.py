@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
+NETLINK_NETFILTER: Final = 12
+"""uapi/linux/netlink.h; Python's socket module does not name it."""
 ACK: Final = 0x4
 ECHO: Final = 0x8
 REPLACE: Final = 0x100

@@ -13,12 +13,11 @@ from collections.abc import Collection
 from typing import Final
 
 from datapath import netns, observe, rtnetlink
-from datapath.netlink import attributes, each_message
+from datapath.netlink import NETLINK_NETFILTER, attributes, each_message
 from datapath.nft import NFNL_SUBSYS_NFTABLES
 from eniway import names
 from eniway.model import Mac
 
-_NETLINK_NETFILTER: Final = 12
 _NFTABLES: Final = 1 << 6
 """NFNLGRP_NFTABLES, the seventh group, as bind(2) takes it."""
 _SO_RCVBUFFORCE: Final = 33
@@ -37,7 +36,7 @@ _PREFIX: Final = names.CHAIN_PREFIX.encode()
 def opened() -> tuple[socket.socket, socket.socket]:
     """Sockets that hear of links and rules, and of nf_tables, in the calling thread's namespace."""
     routes = netns.netlink_socket(socket.NETLINK_ROUTE, groups=rtnetlink.RTMGRP_LINK | rtnetlink.RTMGRP_IPV4_RULE)
-    tables = netns.netlink_socket(_NETLINK_NETFILTER, groups=_NFTABLES)
+    tables = netns.netlink_socket(NETLINK_NETFILTER, groups=_NFTABLES)
     tables.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
     for made in (routes, tables):
         made.setblocking(False)

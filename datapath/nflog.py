@@ -10,9 +10,8 @@ from ipaddress import IPv4Address
 from typing import Final
 
 from datapath import netns
-from datapath.netlink import NET_BYTEORDER, Message, Netlink, attribute, attributes, each_message
+from datapath.netlink import NET_BYTEORDER, NETLINK_NETFILTER, Message, Netlink, attribute, attributes, each_message
 
-_NETLINK_NETFILTER: Final = 12
 _SUBSYS_ULOG: Final = 4
 _PACKET, _CONFIG = _SUBSYS_ULOG << 8, _SUBSYS_ULOG << 8 | 1
 _CFG_CMD, _CFG_MODE, _CFG_TIMEOUT, _BIND, _COPY_PACKET = 1, 2, 4, 1, 2
@@ -43,10 +42,10 @@ def listener(group: int, path: str | None = None) -> socket.socket:
     OSError EPERM: another program has the group. Closing it may wait for the kernel to free rules: not on the loop.
     """
     if path is None:
-        made = netns.netlink_socket(_NETLINK_NETFILTER)
+        made = netns.netlink_socket(NETLINK_NETFILTER)
     else:
         with netns.opened(path) as opened:
-            made = netns.netlink_socket(_NETLINK_NETFILTER, netns=opened)
+            made = netns.netlink_socket(NETLINK_NETFILTER, netns=opened)
     head = struct.pack("!BBH", socket.AF_UNSPEC, 0, group)
     try:
         asking = Netlink(made)

@@ -16,7 +16,7 @@ from datapath import ipset, netns
 from datapath.command import run
 from datapath.destroy import destroy, destroy_patiently
 from datapath.ipset import Element, Set
-from datapath.netlink import Message, Netlink, NetlinkError
+from datapath.netlink import NETLINK_NETFILTER, Message, Netlink, NetlinkError
 from eniway import names
 from eniway.errors import KernelError
 from networkpolicy import counters
@@ -24,7 +24,6 @@ from networkpolicy.change import TABLE, Change, Held, read, rules
 from networkpolicy.render import EMPTY, Chains, Layout
 from networkpolicy.terms import Family, NetSet, PodSet, SetRef
 
-_NETLINK_NETFILTER: Final = 12
 _WAIT: Final = "5"
 _MOST: Final = 1 << 20
 _FAMILIES: Final[Mapping[Family, int]] = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -143,7 +142,7 @@ class Place:
 
     @contextmanager
     def _sets(self) -> Iterator[Netlink]:
-        with Netlink(netns.netlink_socket(_NETLINK_NETFILTER)) as opened:
+        with Netlink(netns.netlink_socket(NETLINK_NETFILTER)) as opened:
             yield opened
 
     def _restore(self, text: str) -> None:
