@@ -86,11 +86,7 @@ def show(box: Box, report: Report) -> None:
 
 def one_too_many(kube: Kube, manifests: Sequence[Object], report: Report) -> None:
     """Ask for one exclusive pod more than the nodes have ENIs for, and take the crowd away again."""
-    try:
-        # kubelet tells of devices with its node's status, up to ten seconds after it was told of them
-        capacity = kube.until("/api/v1/nodes", _offered_everywhere, seconds=PATIENCE)
-    except TimeoutError:
-        capacity = checks.allocatable(kube.get("/api/v1/nodes")["items"])
+    capacity = checks.allocatable(kube.get("/api/v1/nodes")["items"])
     wrong = [f"{node} offers none" for node, count in capacity.items() if count < 1]
     report.verdict(f"allocatable {checks.RESOURCE}: " + ", ".join(f"{n}: {c}" for n, c in capacity.items()), wrong)
     crowd = copy.deepcopy(
@@ -128,12 +124,6 @@ The cluster stays up. To look around:
   vpcbox status --state {box.state}
   vpcbox sh --state {box.state} node-1 -- ip route show table all
 To end it: make down""")
-
-
-def _offered_everywhere(nodes: Sequence[Object]) -> dict[str, int] | None:
-    """How many ENIs each node has for pods, once each has one."""
-    capacity = checks.allocatable(nodes)
-    return capacity if all(count > 0 for count in capacity.values()) else None
 
 
 def _full(pods: list[Object], free: int) -> str | None:

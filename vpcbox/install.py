@@ -24,10 +24,12 @@ _KUBECONFIG = "--kubeconfig="
 NAMESPACE = "kube-system"
 CONFIG_MAP = "eniway-config"
 SECRET = "eniway-credentials"  # noqa: S105 - a name
+RESOURCE = "aliyun/eni"
 DAEMON_SET = "daemonset/eniway-node"
 DEPLOYMENTS = ("deployment", "--selector=app.kubernetes.io/part-of=eniway")
 SELECTOR = "--selector=app.kubernetes.io/name=eniway-node"
 _ROLLOUT = 180  # seconds for every node's daemon to be ready
+_DEVICES = 30  # seconds for kubelet to tell of its node's devices: a few of its statuses
 _RESTARTS = 4  # a daemon that ended so often does not recover
 
 
@@ -93,6 +95,7 @@ class Installation:
                 watch = group.create_task(self._watch_for_crashes())
                 await self._run("rollout", "status", DAEMON_SET, f"--namespace={NAMESPACE}")
                 await self._cluster.wait_ready(nodes)
+                await asyncio.gather(*map(self._await_devices, nodes))
                 if nodes:
                     await self._run("rollout", "status", *DEPLOYMENTS, f"--namespace={NAMESPACE}")
                 watch.cancel()
@@ -100,6 +103,18 @@ class Installation:
             pods = await self._run("get", "pods", f"--namespace={NAMESPACE}", "--output=wide", check=False)
             logs = await self._run("logs", DAEMON_SET, f"--namespace={NAMESPACE}", "--tail=15", check=False)
             raise InstallError(f"eniway is not on every node: {reason(error)}\n{pods}\n{logs}") from error
+
+    async def _await_devices(self, node: Node) -> None:
+        """Watch until kubelet offers the ENIs that the NodeNetwork tells of: it does with its node's next status.
+
+        Only pods with an ENI of their own would wait otherwise, so a node that goes on without is no failure.
+        """
+        slots = ".status.capacity.slots"
+        said = f"--output=jsonpath={{{slots}.inService}} {{{slots}.growable}}"
+        count = sum(map(int, (await self._run("get", "nodenetwork", node.name, said, check=False)).split()))
+        offered = f"--for=jsonpath={{.status.allocatable.{RESOURCE}}}={count}"
+        if count:
+            await self._run("wait", f"node/{node.name}", offered, f"--timeout={_DEVICES}s", check=False)
 
     async def _watch_for_crashes(self) -> None:
         """Raise as soon as a daemon has been started again and again: waiting longer would not help."""

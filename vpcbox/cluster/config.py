@@ -129,6 +129,8 @@ def kubelet(node: NodeFacts, directory: Path) -> str:
             "resolvConf": str(directory / "resolv.conf"),
             "volumePluginDir": "/var/lib/kubelet/volumeplugins",
             "serializeImagePulls": False,
+            # A device that a plugin has told of is offered to pods with the next status: ten seconds later by default
+            "nodeStatusUpdateFrequency": "2s",
             # Alpha in 1.34: without it a test of a crashing pod waits five minutes
             "featureGates": {"KubeletCrashLoopBackOffMax": True},
             "crashLoopBackOff": {"maxContainerRestartPeriod": "5s"},
