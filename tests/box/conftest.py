@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from demo.box import VPCBOX, Box
+from tests.box.apiserver import ApiServer, apiserver
+from tests.box.scheduling import MANIFESTS, prepare
 from vpcbox.cluster.components import ensure
 
 Kubectl = Callable[..., str]
@@ -32,10 +34,20 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     yield from _boxed(tmp_path_factory.mktemp("eniway") / "box", "eniway")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bare_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
-    """Three nodes without a pod network."""
+    """Three nodes without a pod network, for a module's tests: three nodes more are a load for all that follow."""
     yield from _boxed(tmp_path_factory.mktemp("bare") / "box", "none")
+
+
+@pytest.fixture(scope="session")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """An API server alone, with what operator and extender need there; whoever makes Nodes ends them."""
+    with apiserver(tmp_path_factory.mktemp("apiserver")) as server:
+        prepare(server)
+        for name in ("base/operator.yaml", "control-plane/bind.yaml"):
+            server.kubectl("apply", "--filename", str(MANIFESTS / name))
+        yield server
 
 
 @pytest.fixture(scope="session")

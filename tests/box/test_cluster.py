@@ -55,6 +55,44 @@ def test_a_nodes_kubelet_may_change_only_its_own_node(bare_box: Box, kubectl: Ku
     assert "test/own" not in annotations
 
 
+def test_a_node_comes_back_from_a_reboot_and_is_forgotten_when_its_instance_is_released(
+    bare_box: Box, kubectl: Kubectl
+) -> None:
+    """The same Node by another boot, its pods started again; of a released one neither instance nor Node is left."""
+    *staying, node = (instance.name for instance in bare_box.status().nodes)
+    container = {"name": "pause", "image": AGNHOST, "args": ["pause"]}
+    spec = {"hostNetwork": True, "nodeName": node, "containers": [container]}
+    kubectl("create", "--filename=-", stdin=json.dumps(_object("v1", "Pod", "resident", spec)))
+    kubectl("wait", "--for=condition=Ready", "--timeout=60s", "pod/resident")
+    asked = ("get", "node", node, "--output=jsonpath={.status.nodeInfo.bootID} {.metadata.uid} {.spec.podCIDR}")
+    before = kubectl(*asked).split()
+    bare_box.run("instance", "reboot", node)
+    after = kubectl(*asked).split()
+    assert after[0] != before[0]
+    assert after[1:] == before[1:]
+    restarted = "--for=jsonpath={.status.containerStatuses[0].restartCount}=1"
+    kubectl("wait", restarted, "--timeout=90s", "pod/resident")
+    kubectl("wait", "--for=condition=Ready", "--timeout=90s", "pod/resident")
+    bare_box.run("instance", "release", node)
+    assert _names(kubectl) == [instance.name for instance in bare_box.status().nodes] == staying
+
+
+def test_of_two_clusters_side_by_side_one_grows(
+    bare_box: Box, box: Box, kubectl: Kubectl, kubectl_of: Callable[[Box], Kubectl]
+) -> None:
+    """Each answers for itself; a node that is added has a name of its own, joins its cluster only and takes images."""
+    before, others = _names(kubectl), _names(kubectl_of(box))
+    assert bare_box.status().kubeconfig != box.status().kubeconfig
+    bare_box.run("node", "add")
+    assert _names(kubectl) == [*before, "node-4"]
+    assert _names(kubectl_of(box)) == others
+    (archive,) = bare_box.state.rglob("box-images.tar")
+    images = ("ctr", "-n", "k8s.io", "images")
+    bare_box.sh("node-4", [*images, "rm", AGNHOST])
+    bare_box.run("image", "load", str(archive))
+    assert AGNHOST in bare_box.sh("node-4", [*images, "ls", "-q"]).split()
+
+
 @pytest.fixture(scope="module")
 def pods(bare_box: Box, kubectl: Kubectl) -> Iterator[dict[str, dict[str, Any]]]:
     """The reference plugins as pod network (no way between nodes), and a pod on each node; by node."""
@@ -107,6 +145,10 @@ def test_a_containerd_that_ends_is_started_again_and_its_pods_go_on(
     _until(lambda: _pid(bare_box, "node-2", "containerd") not in ("", before), "another containerd")
     _new_pod(kubectl, "after-containerd", "node-2")
     assert _identity(_by_node(kubectl)["node-2"]) == _identity(pods["node-2"])
+
+
+def _names(kubectl: Kubectl) -> list[str]:
+    return [node["metadata"]["name"] for node in _items(kubectl, "nodes")]
 
 
 def _items(kubectl: Kubectl, *what: str) -> list[dict[str, Any]]:

@@ -2,21 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
 from random import Random
-
-import pytest
 
 from eniway.kube.client import KubeClient, from_kubeconfig
 from eniway.kube.reflector import Reflector
 from eniway.kube.views import Node
-from tests.box.apiserver import ApiServer, apiserver
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    with apiserver(tmp_path_factory.mktemp("apiserver")) as server:
-        yield server
+from tests.box.apiserver import ApiServer
 
 
 def nodes(*names: str) -> str:
@@ -46,3 +37,4 @@ async def test_a_real_servers_pages_and_events_are_followed(api: ApiServer) -> N
         finally:
             task.cancel()
             await asyncio.wait([task])
+            await kubectl("delete", "nodes", "--all", "--wait=false")

@@ -3,22 +3,14 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession
 
-from tests.box.apiserver import ApiServer, apiserver
-from tests.box.scheduling import MANIFESTS, Scheduling, prepare, scheduling, words
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    with apiserver(tmp_path_factory.mktemp("apiserver")) as server:
-        prepare(server)
-        server.kubectl("apply", "--filename", str(MANIFESTS / "control-plane/bind.yaml"))
-        yield server
+from tests.box.apiserver import ApiServer
+from tests.box.scheduling import Scheduling, scheduling, words
 
 
 @pytest.fixture
