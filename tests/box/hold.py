@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -41,7 +42,14 @@ def pod(
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name, "namespace": HOLD, "annotations": annotations or {}},
-        "spec": {"terminationGracePeriodSeconds": 1, "dnsPolicy": "Default", "containers": [container], **placed},
+        # A volume with a token would be one thing more to wait for at a pod's start and end
+        "spec": {
+            "terminationGracePeriodSeconds": 1,
+            "automountServiceAccountToken": False,
+            "dnsPolicy": "Default",
+            "containers": [container],
+            **placed,
+        },
     }
 
 
@@ -139,6 +147,25 @@ def restore(kube: Kube, text: str) -> None:
         await_daemons(kube, len(nodes))
 
 
+def restart(kube: Kube, node: str) -> None:
+    """A new daemon on a node, Ready."""
+    replace_daemon(kube, node)
+    await_daemons(kube, len(kube.get("/api/v1/nodes")["items"]))
+
+
+@contextmanager
+def configured(kube: Kube, node: str, **settings: object) -> Iterator[None]:
+    """The daemon of one node with other settings; as before at the end. The others do not begin anew, so read none."""
+    before: str = kube.get(CONFIG)["data"]["config.yaml"]
+    try:
+        write_configuration(kube, yaml.safe_dump(yaml.safe_load(before) | settings))
+        restart(kube, node)
+        yield
+    finally:
+        write_configuration(kube, before)
+        restart(kube, node)
+
+
 def condition(kube: Kube, node: str, kind: str, status: str) -> Object:
     """Wait until a condition of a NodeNetwork has a status; the condition."""
 
@@ -186,4 +213,4 @@ def settles(complaints: Callable[[], list[str]], *, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while wrong := complaints():
         assert time.monotonic() < deadline, "\n".join(wrong)
-        time.sleep(1)
+        time.sleep(0.5)

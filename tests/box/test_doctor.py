@@ -29,17 +29,11 @@ def kube(box: Box) -> Iterator[Kube]:
     """A node whose daemon does not sweep before it is told to, with its pool at rest."""
     kube = hold.kube_of(box)
     hold.clear(kube)  # the demonstration's pods have the node's only slot
-    before: str = kube.get(hold.CONFIG)["data"]["config.yaml"]
-    try:
-        hold.write_configuration(kube, f"{before}\nsweep_seconds: 3600\n")
-        hold.replace_daemon(kube, NODE)
-        hold.await_daemons(kube, len(box.status().nodes))
-        yield kube
-    finally:
-        hold.delete(kube, ["shared", "cut-off", "card"])
-        hold.write_configuration(kube, before)
-        hold.replace_daemon(kube, NODE)
-        hold.await_daemons(kube, len(box.status().nodes))
+    with hold.configured(kube, NODE, sweep_seconds=3600.0):
+        try:
+            yield kube
+        finally:
+            hold.delete(kube, ["shared", "cut-off", "card"])
 
 
 @pytest.fixture

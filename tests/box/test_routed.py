@@ -11,14 +11,12 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-import yaml
 
 from demo import outside
 from demo.box import Box
 from demo.kube import Kube, Object
 from tests.box import hold
 
-CONFIG = "/api/v1/namespaces/kube-system/configmaps/eniway-config"
 ROUTED = {"eniway.io/network": "routed"}
 ROOM = 28
 """Shared addresses on a node: two ENIs with fourteen secondary addresses each."""
@@ -30,31 +28,6 @@ def kube(box: Box) -> Iterator[Kube]:
     hold.clear(found)
     yield found
     hold.clear(found)
-
-
-@contextmanager
-def configured(kube: Kube, node: str, **settings: object) -> Iterator[None]:
-    """The daemon of a node with other settings; as before at the end."""
-    before = kube.get(CONFIG)["data"]["config.yaml"]
-    manifest = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": "eniway-config", "namespace": "kube-system"},
-    }
-    try:
-        text = yaml.safe_dump(yaml.safe_load(before) | settings)
-        kube.apply({**manifest, "data": {"config.yaml": text}})
-        restart(kube, node)
-        yield
-    finally:
-        kube.apply({**manifest, "data": {"config.yaml": before}})
-        restart(kube, node)
-
-
-def restart(kube: Kube, node: str) -> None:
-    """A new daemon on a node, Ready."""
-    hold.replace_daemon(kube, node)
-    hold.await_daemons(kube, len(kube.get("/api/v1/nodes")["items"]))
 
 
 @contextmanager
@@ -137,18 +110,18 @@ def test_a_routed_pods_flow_outlives_its_daemon(box: Box, kube: Kube) -> None:
     """Killed and started again, with the address kept, and a new pod served from the ledger's podCIDR."""
     node = box.status().nodes[0].name
     (before,) = hold.start(kube, [hold.pod("cron", node=node, annotations=ROUTED)])
-    restart(kube, node)
+    hold.restart(kube, node)
     (after,) = hold.start(kube, [hold.pod("other", node=node, annotations=ROUTED)])
     assert address_of(before) != address_of(after)
     assert dial(kube, "other", address_of(before), "http") == str(address_of(after))
     hold.agree(box)
 
 
-def test_sixty_pods_run_where_there_is_room_for_twenty_eight_shared_ones(box: Box, kube: Kube) -> None:
+def test_forty_pods_run_where_there_is_room_for_twenty_eight_shared_ones(box: Box, kube: Kube) -> None:
     """The others are routed, and an Event on each says why."""
     node = box.status().nodes[0].name
-    with configured(kube, node, default_network="shared-else-routed"):
-        names = [f"many-{number}" for number in range(60)]
+    with hold.configured(kube, node, default_network="shared-else-routed"):
+        names = [f"many-{number}" for number in range(40)]
         for name in names:
             kube.apply(idle(name, node))
         running = kube.until(hold.PODS, lambda pods: all_running(pods, names), seconds=240)
@@ -166,7 +139,7 @@ def test_sixty_pods_run_where_there_is_room_for_twenty_eight_shared_ones(box: Bo
 
 
 def idle(name: str, node: str) -> Object:
-    """A pod that only is there: sixty of them are light."""
+    """A pod that only is there: forty of them are light."""
     pod = hold.pod(name, node=node)
     (container,) = pod["spec"]["containers"]
     del container["readinessProbe"]
