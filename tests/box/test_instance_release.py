@@ -57,6 +57,8 @@ def test_an_instance_released_with_pods_on_it_leaves_neither_enis_nor_its_route(
     box.run("node", "add")
     status = box.status()
     api, vpc, lost = status.openapi, status.vpc, status.nodes[-1]
+    node = kube.get(f"/api/v1/nodes/{lost.name}")
+    assert node["status"]["allocatable"]["aliyun/eni"] == "1", "vpcbox says Ready before pods can have the node's ENI"
     hold.await_daemons(kube, len(status.nodes))
     begin_anew(kube)
     cluster = yaml.safe_load(kube.get(CONFIG)["data"]["config.yaml"])["cluster"]
