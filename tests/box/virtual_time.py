@@ -80,6 +80,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
         work.add_done_callback(done)
 
+    def awaited(self, does: Callable[..., asyncio.Future[Any]]) -> Callable[..., asyncio.Future[Any]]:
+        """``does``, whose result somebody outside brings: time stands still until it is there."""
+
+        def begun(*args: Any, **named: Any) -> asyncio.Future[Any]:
+            work = does(*args, **named)
+            self.outside(work)
+            return work
+
+        return begun
+
     def counted(self, does: Callable[..., Any]) -> Callable[..., Any]:
         """``does``, a coroutine function of which others do a part: time stands still until it is over."""
 
