@@ -289,7 +289,7 @@ async def test_a_career_that_is_cancelled_ends_even_if_something_fails_at_that_m
             career.cancel()
         raise KernelError("there is no looking at links")
 
-    cloud.node.wait_card = wait_card  # type: ignore[method-assign]
+    cloud.node.wait_card = wait_card  # type: ignore[method-assign,assignment]
     async with cloud.books(exclusive_slots=0):
         await cloud.until(lambda: bool(careers))
         await cloud.clock.sleep(0.1)
