@@ -333,6 +333,10 @@ class Careers:
                 if seen is None or seen.status is not EniStatus.IN_USE:
                     appeared.cancel()
         except* (KernelError, NotReady) as errors:
+            # The TaskGroup of Python 3.11 forgets that it was cancelled where something fails at that moment, and
+            # whoever cancels a career, as at the daemon's end, does so once and waits.
+            if (career := asyncio.current_task()) is not None and career.cancelling():
+                raise asyncio.CancelledError from errors
             raise errors.exceptions[0] from errors
         return seen
 

@@ -1,4 +1,8 @@
-"""An allocator and a cloud in one process: real HTTP, the real SDK, time running fast for both alike."""
+"""An allocator and a cloud in one process: real HTTP, the real SDK, and the same time for both.
+
+On a loop of virtual time (``tests.box.virtual_time``) that is the loop's, so nothing depends on how fast the machine
+is; on any other it is the machine's, running fast.
+"""
 
 import asyncio
 import contextlib
@@ -10,6 +14,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from pathlib import Path
 from random import Random
+from unittest.mock import patch
 
 from aiohttp import web
 
@@ -20,10 +25,12 @@ from eniallocator.cloud.ecs import EcsCloud
 from eniallocator.cloud.limiter import Limiter
 from eniallocator.cloud.metadata import Metadata
 from eniallocator.cloud.switch import Switch
+from eniallocator.ledger import Ledger
 from eniway.config import CloudConfig, NodeConfig, PodsMayChoose, PoolConfig
 from eniway.errors import DeadlineExceeded, KernelError
 from eniway.model import NO_CHOICE, Choice, ContainerId, Kind, Lease, LeaseKey, Mac, PodRef, PodUid, Slot, Wish
 from eniway.model import Card as PodCard
+from tests.box.virtual_time import AllocatorClock, CloudClock, VirtualLoop
 from vpcbox.faults import Faults
 from vpcbox.metadata.server import application as metadata
 from vpcbox.openapi.credentials import Credentials
@@ -256,8 +263,8 @@ class Rig:
     async def until(self, holds: Callable[[], bool], *, within: float = 2400.0) -> None:
         """Wait until ``holds``; the state of a cloud has no event a test could await."""
         async with self.clock.timeout_at(self.clock.monotonic() + within):
-            while not holds():  # noqa: ASYNC110 -- see above
-                await asyncio.sleep(0.005)
+            while not holds():
+                await self.clock.sleep(0.2)
 
     async def quiet(self) -> None:
         """Wait until the cloud has not been called for a while of box time."""
@@ -276,11 +283,16 @@ async def rig(
     box_clock: BoxClock | None = None,
     own_clock: Clock | None = None,
     wire: Wire | None = None,
-    answering: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    answering: Callable[[], AbstractContextManager[None]] | None = None,
 ) -> AsyncIterator[Rig]:
-    """A VPC with one instance, served on loopback; ``own_clock`` is the allocator's. ``wire``: carries the packets."""
-    clock = box_clock or BoxClock(SPEED)
-    own = own_clock or FastClock()
+    """A VPC with one instance, served on loopback. ``wire``: carries the packets.
+
+    ``own_clock``: the allocator's; ``answering``: entered while a call is answered. None: what is the loop's.
+    """
+    virtual = loop if isinstance(loop := asyncio.get_running_loop(), VirtualLoop) else None
+    clock = box_clock or (BoxClock(SPEED) if virtual is None else CloudClock())
+    own = own_clock or (FastClock() if virtual is None else AllocatorClock())
+    answered = answering or (contextlib.nullcontext if virtual is None else virtual.answering)
     faults = Faults()
     node = NodeWithoutKernel(own)
     world = World(clock, wire or node, Random(7), load(), faults=faults)
@@ -306,7 +318,7 @@ async def rig(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         calls.append(request.query.get("Action", "?"))
-        with answering():
+        with answered():
             answer = await handler(request)
         if answer.status < 300:
             passed.append(request.query.get("Action", "?"))
@@ -314,7 +326,11 @@ async def rig(
 
     api = openapi(world, credentials, faults)
     api.middlewares.append(count)
-    async with asyncio.TaskGroup() as group_of_tasks:
+    async with contextlib.AsyncExitStack() as stack:
+        if virtual is not None:
+            # Else an hour may pass while a ledger is opened: until somebody's next timer.
+            stack.enter_context(patch.object(Ledger, "write", virtual.awaited(Ledger.write)))
+        group_of_tasks = await stack.enter_async_context(asyncio.TaskGroup())
         running = group_of_tasks.create_task(world.run())
         async with _served(api) as endpoint, _served(metadata(world, lambda _: who[0])) as metadata_url:
             yield Rig(

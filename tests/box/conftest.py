@@ -1,18 +1,27 @@
 """Boxes for the tests: each is brought up once, by the command a user types, when the first test asks for it."""
 
+import asyncio
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from demo.box import VPCBOX, Box
+from tests.box import allocator_world
 from tests.box.apiserver import ApiServer, apiserver
 from tests.box.scheduling import MANIFESTS, prepare
+from tests.box.virtual_time import VirtualLoop
 from vpcbox.cluster.components import ensure
 
 Kubectl = Callable[..., str]
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Time is virtual where an allocator lives with its cloud in the test's own process."""
+    alone = getattr(item.module, "rig", None) is allocator_world.rig  # type: ignore[attr-defined]  # any test has one
+    return {"virtual": VirtualLoop} if alone else {"real": asyncio.new_event_loop}
 
 
 def _boxed(state: Path, install: str) -> Iterator[Box]:

@@ -22,7 +22,7 @@ from eniallocator.lifecycle import State
 from eniallocator.records import Use
 from eniway.model import NO_CHOICE, Choice, EniId, Kind, Lease, LeaseKey, Wish
 from tests.box.allocator_world import Rig, rig
-from tests.box.virtual_time import AllocatorClock, CloudClock, VirtualLoop
+from tests.box.virtual_time import AllocatorClock
 from vpcbox.world.model import Eni, EniType
 
 COOLDOWN = 30.0
@@ -254,7 +254,6 @@ class Mortal(Life):
         """Stand between the allocator and all that outlives it."""
         write, call = books._ledger.write, cloud._call
         loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualLoop)
 
         def written(*changes: Any) -> asyncio.Future[None]:
             done: asyncio.Future[None] = loop.create_future()
@@ -262,7 +261,6 @@ class Mortal(Life):
             async def through() -> None:
                 await self._passing("before write")
                 real = write(*changes)
-                loop.outside(real)
                 await asyncio.wait([real])
                 await self._passing("after write")
                 if not done.done():
@@ -275,9 +273,7 @@ class Mortal(Life):
             if self._dead:
                 return done
             if self.point is pass_by:
-                real = write(*changes)
-                loop.outside(real)
-                return real
+                return write(*changes)
             chain.put_nowait(through())
             return done
 
@@ -382,15 +378,7 @@ async def mortal(
     **pool: float | str,
 ) -> AsyncIterator[Mortal]:
     """A rig in virtual time, and nobody living on it yet. Call on a loop of virtual time."""
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, VirtualLoop)
-    async with rig(
-        directory,
-        instance_type=instance_type,
-        box_clock=CloudClock(),
-        own_clock=AllocatorClock(),
-        answering=loop.answering,
-    ) as cloud:
+    async with rig(directory, instance_type=instance_type) as cloud:
         life = Mortal(cloud, random, point=point, **pool)
         for name in ("wait_card", "prepare_card", "retire_card", "park_card"):
             life.stand_before(name)

@@ -53,7 +53,7 @@ from tests.box import own_machine
 from tests.box.allocator_world import Rig, rig
 from tests.box.mortal import COOLDOWN, Life
 from tests.box.sandboxes import Pod, address, ask, destroy
-from tests.box.virtual_time import AllocatorClock, CloudClock, VirtualLoop
+from tests.box.virtual_time import VirtualLoop
 from tests.box.yes_server import YesServer
 from tests.unit.deviceplugin.kubelet import Kubelet, Plugin
 from vpcbox.fabric import netns
@@ -182,14 +182,6 @@ class MortalDaemon(Life):
         def open_one(path: Path) -> Ledger:
             ledger = opened(path)
             self._ledgers.append(ledger)
-            write = ledger.write
-
-            def written(*changes: Any) -> asyncio.Future[None]:
-                real = write(*changes)
-                loop.outside(real)
-                return real
-
-            ledger.write = written  # type: ignore[method-assign]
             return ledger
 
         def door(*args: Any, **named: Any) -> Any:
@@ -485,7 +477,6 @@ async def _serving(server: YesServer) -> AsyncIterator[str]:
 @contextlib.asynccontextmanager
 async def mortal_daemon(directory: Path, random: Random, **pool: Any) -> AsyncIterator[MortalDaemon]:
     """An instance in virtual time, and no daemon on it yet. Call on a loop of virtual time, on a machine of its own."""
-    loop = _loop()
     router = own_machine.NodeRouter()
     await router.open()
     carrying = asyncio.create_task(router.run())
@@ -493,9 +484,7 @@ async def mortal_daemon(directory: Path, random: Random, **pool: Any) -> AsyncIt
     try:
         with own_machine.fresh():
             async with (
-                rig(
-                    directory, box_clock=CloudClock(), own_clock=AllocatorClock(), wire=router, answering=loop.answering
-                ) as cloud,
+                rig(directory, wire=router) as cloud,
                 _serving(kube) as server,
             ):
                 config = msgspec.structs.replace(cloud.config(cooldown_seconds=COOLDOWN, **pool), networkpolicy=False)

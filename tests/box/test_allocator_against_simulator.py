@@ -21,6 +21,13 @@ async def cloud(tmp_path: Path) -> AsyncIterator[Rig]:
         yield made
 
 
+async def test_time_stands_still_while_an_allocator_starts(cloud: Rig) -> None:
+    """The rig's own law: else a restart would be an hour, and whatever rests, is late or benched be over it."""
+    before = cloud.clock.monotonic()
+    async with cloud.books(run=False):
+        assert cloud.clock.monotonic() == before
+
+
 async def test_a_shared_pod_gets_an_address_that_its_card_really_has(cloud: Rig) -> None:
     """The first ADD on an empty node creates and attaches a card, and leases one of its secondary addresses."""
     async with cloud.books() as books:

@@ -12,7 +12,7 @@ import pytest
 from eniallocator.lifecycle import State
 from eniallocator.plan import Unassign
 from eniallocator.records import AddressRecord, Put, Use
-from eniway.errors import CapacityError, DeadlineExceeded, VSwitchExhausted
+from eniway.errors import CapacityError, DeadlineExceeded, KernelError, VSwitchExhausted
 from eniway.model import Mac, Slot
 from tests.box.allocator_world import Rig, condition, disk_has_what_memory_has, rig
 from vpcbox.faults import Kind as FaultKind
@@ -276,3 +276,21 @@ async def test_a_lease_that_contradicts_the_books_keeps_no_other_from_being_serv
         assert books.lease(other.key) is None
         await books.release(other.key)
         assert other.key not in books._inventory.leases
+
+
+async def test_a_career_that_is_cancelled_ends_even_if_something_fails_at_that_moment(cloud: Rig) -> None:
+    """Who cancels it waits for it: the daemon's end would otherwise be when the card is in service."""
+    careers: list[asyncio.Task[Any]] = []
+
+    async def wait_card(_mac: Mac, *, deadline: float) -> int:
+        assert deadline > cloud.clock.monotonic()
+        careers[:] = [task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__name__", "") == "_new_card"]
+        for career in careers:
+            career.cancel()
+        raise KernelError("there is no looking at links")
+
+    cloud.node.wait_card = wait_card  # type: ignore[method-assign,assignment]
+    async with cloud.books(exclusive_slots=0):
+        await cloud.until(lambda: bool(careers))
+        await cloud.clock.sleep(0.1)
+        assert [career.cancelled() for career in careers] == [True]

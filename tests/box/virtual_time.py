@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import selectors
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,25 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._now
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
+        """However short a sleep is, time passes in it.
+
+        Who waits for the rest of an interval may be told by rounding of half a step of our clock: were that no time at
+        all, or were a timer due a nanosecond early as on a machine's clock, he would wait for the same rest for ever.
+        """
+        return super().call_at(max(when, math.nextafter(self._now, math.inf)), callback, *args, context=context)
+
+    @property
+    def _clock_resolution(self) -> float:
+        """Timers due within it are taken for due."""
+        return math.ulp(self._now)
+
+    @_clock_resolution.setter
+    def _clock_resolution(self, seconds: float) -> None:
+        """That of the machine's clock is nothing to us."""
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""
@@ -79,6 +99,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             self._working -= 1
 
         work.add_done_callback(done)
+
+    def awaited(self, does: Callable[..., asyncio.Future[Any]]) -> Callable[..., asyncio.Future[Any]]:
+        """``does``, whose result somebody outside brings: time stands still until it is there."""
+
+        def begun(*args: Any, **named: Any) -> asyncio.Future[Any]:
+            work = does(*args, **named)
+            self.outside(work)
+            return work
+
+        return begun
 
     def counted(self, does: Callable[..., Any]) -> Callable[..., Any]:
         """``does``, a coroutine function of which others do a part: time stands still until it is over."""
