@@ -70,11 +70,13 @@ class Reclaim:
         return route_nodes.placed(self._nodes.items, self._networks.items)
 
     async def _a_node_goes(self, before: frozenset[InstanceId], *, within: float) -> bool:
-        """Return when an instance is no node any more, or so many seconds are over."""
+        """Return when an instance, one that came meanwhile included, is no node any more, or the seconds are over."""
         try:
             async with asyncio.timeout(within):
-                while before <= self._placed():
+                while before <= (placed := self._placed()):
+                    before = placed
                     await self._nodes.changed(self._nodes.generation)
+                    before |= self._placed()
                     await asyncio.sleep(GATHER)
         except TimeoutError:
             return False

@@ -3,19 +3,16 @@
 import json
 from contextlib import closing
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 from aliyunsdkcore.request import CommonRequest
 
-from demo.application import ready
 from demo.box import Box, OpenApi
 from demo.cloud import client, enis
-from demo.kube import Kube, Object
 from tests.box import hold
 
-OPERATOR = "app.kubernetes.io/name=eniway-operator"
 CONFIG = "/api/v1/namespaces/kube-system/configmaps/eniway-config"
 
 
@@ -33,18 +30,6 @@ def call(openapi: OpenApi, version: str, action: str, **params: object) -> dict[
     return answer
 
 
-def begin_anew(kube: Kube) -> None:
-    """An operator that knows all nodes from its first round on: one that nothing happened to looks ever more rarely."""
-    replicas = f"{hold.SYSTEM_PODS}?{urlencode({'labelSelector': OPERATOR})}"
-    old = {pod["metadata"]["uid"] for pod in kube.get(replicas)["items"]}
-    kube.delete(replicas)
-
-    def replaced(pods: list[Object]) -> list[Object] | None:
-        return ready([pod for pod in pods if pod["metadata"]["uid"] not in old], len(old))
-
-    kube.until(hold.SYSTEM_PODS, replaced, seconds=hold.PATIENCE, selector=OPERATOR)
-
-
 @pytest.mark.timeout(400)
 def test_an_instance_released_with_pods_on_it_leaves_neither_enis_nor_its_route(box: Box) -> None:
     """Attached ones go with it; those that were on their way are the operator's, and the route is.
@@ -60,7 +45,6 @@ def test_an_instance_released_with_pods_on_it_leaves_neither_enis_nor_its_route(
     node = kube.get(f"/api/v1/nodes/{lost.name}")
     assert node["status"]["allocatable"]["aliyun/eni"] == "1", "vpcbox says Ready before pods can have the node's ENI"
     hold.await_daemons(kube, len(status.nodes))
-    begin_anew(kube)
     cluster = yaml.safe_load(kube.get(CONFIG)["data"]["config.yaml"])["cluster"]
 
     def routes() -> set[str]:

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,14 @@ from tests.box.route_world import RouteWorld, route_world
 from vpcbox.faults import Kind, Rule
 
 USER = "system:serviceaccount:kube-system:eniway-operator"
-LOOKS_AGAIN = """
-import sys
+AT_ANOTHER_PACE = """
+import json, sys
 from eniway.cli.main import main
-from eniway.operator import routes
-routes.RESYNC = float(sys.argv.pop(1))
+from eniway.operator import reclaim, routes
+for name, seconds in json.loads(sys.argv.pop(1)).items():
+    module, constant = name.split(".")
+    assert hasattr(globals()[module], constant)
+    setattr(globals()[module], constant, seconds)
 sys.exit(main())
 """
 CONDITION = {
@@ -120,11 +123,11 @@ class Cluster:
 
     @contextlib.asynccontextmanager
     async def operator(
-        self, name: str, *, port: int = 0, dry_run: bool = False, resync: float | None = None
+        self, name: str, *, port: int = 0, dry_run: bool = False, pace: Mapping[str, float] | None = None
     ) -> AsyncIterator[asyncio.subprocess.Process]:
         """A running replica; killed at the end if it is still there.
 
-        ``port``: of its metrics. ``resync``: seconds in place of the minute after which it looks at the tables again.
+        ``port``: of its metrics. ``pace``: seconds in the place of constants, by module and name.
         """
         path, port = self.cloud.directory / f"{name}.yaml", port or free_ports(1)[0]
         config = {
@@ -146,7 +149,7 @@ class Cluster:
         }
         path.write_text(yaml.safe_dump(config))
         kubeconfig = self.api.kubeconfig(USER, "system:serviceaccounts")
-        program = ["-m", "eniway.cli.main"] if resync is None else ["-c", LOOKS_AGAIN, str(resync)]
+        program = ["-c", AT_ANOTHER_PACE, json.dumps(pace)] if pace else ["-m", "eniway.cli.main"]
         argv = [sys.executable, *program, "operator", f"--config={path}", f"--kubeconfig={kubeconfig}"]
         with (self.cloud.directory / f"{name}.log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
@@ -175,6 +178,11 @@ async def _healthy(port: int) -> bool:
             return answer.status == 200
     except ClientError:
         return False
+
+
+async def _metrics(port: int) -> list[str]:
+    async with ClientSession() as http, http.get(f"http://127.0.0.1:{port}/metrics") as answer:
+        return (await answer.text()).splitlines()
 
 
 async def until(holds: Callable[[], Awaitable[bool]], *, what: str, seconds: float = 60.0) -> None:
@@ -248,7 +256,7 @@ async def test_a_conflict_is_told_on_the_node_and_the_route_is_made_when_it_is_r
     stranger = await cluster.cloud.add("172.20.5.0/24", instance_id=await cluster.cloud.instance("stranger"))
     instance = await cluster.node(5)
     await cluster.node_network(5, instance=instance)
-    async with cluster.operator("one", resync=3.0):
+    async with cluster.operator("one", pace={"routes.RESYNC": 3.0}):
 
         async def told() -> bool:
             return (await cluster.conditions("nodenetwork", 5)).get("RouteReady") == ("False", "RouteConflict")
@@ -322,6 +330,31 @@ async def test_a_released_instance_leaves_neither_enis_nor_a_route(cluster: Clus
         await until(told, what="an Event")
 
 
+async def test_an_instance_that_comes_and_goes_between_two_rounds_is_cleaned_up_behind(cluster: Cluster) -> None:
+    """Its going is heard of, though no round has seen it come: the next one would be an hour later."""
+    await cluster.node(0)
+    (port,) = free_ports(1)
+    async with cluster.operator("one", port=port, pace={"reclaim.SOONEST": 3600.0}):
+
+        async def looked() -> bool:
+            return 'eniway_reclaim_rounds_total{result="done"} 1.0' in await _metrics(port)
+
+        await until(looked, what="its first round")
+        gone = await cluster.node(1)
+
+        async def routed() -> bool:
+            return len(cluster.cloud.custom) == 2
+
+        await until(routed, what="the operator knows the node")
+        left = await cluster.eni(gone)
+        await cluster.release(1, gone)
+
+        async def clean() -> bool:
+            return left not in cluster.cloud.world.enis
+
+        await until(clean, what="its ENI is gone")
+
+
 async def test_the_stock_of_the_vswitches_is_told(cluster: Cluster) -> None:
     """Of those that pods draw on, with when it was read; an empty one has an Event, a former one goes."""
     cluster.cloud.faults.add(Rule(Kind.VSWITCH_EMPTY, cluster.cloud.vswitch_id))
@@ -355,11 +388,8 @@ async def test_a_dry_run_changes_neither_enis_nor_routes(cluster: Cluster) -> No
     async with cluster.operator("one", port=port, dry_run=True):
 
         async def counted() -> bool:
-            async with ClientSession() as http, http.get(f"http://127.0.0.1:{port}/metrics") as answer:
-                metrics = (await answer.text()).splitlines()
-            return {f'eniway_dry_run_pending{{what="{what}"}} 1.0' for what in ("create_route", "delete_eni")} <= {
-                *metrics
-            }
+            pending = {f'eniway_dry_run_pending{{what="{what}"}} 1.0' for what in ("create_route", "delete_eni")}
+            return pending <= {*await _metrics(port)}
 
         await until(counted, what="one of each is counted")
         assert not cluster.cloud.custom
