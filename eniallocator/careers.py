@@ -326,19 +326,23 @@ class Careers:
             return seen is None or seen.status in (EniStatus.IN_USE, EniStatus.AVAILABLE)
 
         first, pause = ATTACH_LOOK
+        # No TaskGroup: of a failure that is caught here, those of 3.11 leave a cancellation that was none, or lose one.
+        linked = asyncio.ensure_future(link())
+        looked = asyncio.ensure_future(
+            self._watch.until(eni.known_id, settled, first=first, pause=pause, deadline=deadline)
+        )
         try:
-            async with asyncio.TaskGroup() as group:
-                appeared = group.create_task(link())
-                seen = await self._watch.until(eni.known_id, settled, first=first, pause=pause, deadline=deadline)
-                if seen is None or seen.status is not EniStatus.IN_USE:
-                    appeared.cancel()
-        except* (KernelError, NotReady) as errors:
-            # The TaskGroup of Python 3.11 forgets that it was cancelled where something fails at that moment, and
-            # whoever cancels a career, as at the daemon's end, does so once and waits.
-            if (career := asyncio.current_task()) is not None and career.cancelling():
-                raise asyncio.CancelledError from errors
-            raise errors.exceptions[0] from errors
-        return seen
+            await asyncio.wait((linked, looked), return_when=asyncio.FIRST_COMPLETED)
+            if linked.done():
+                linked.result()
+            seen = await looked
+            if seen is not None and seen.status is EniStatus.IN_USE:
+                await linked
+            return seen
+        finally:
+            linked.cancel()
+            looked.cancel()
+            await asyncio.gather(linked, looked, return_exceptions=True)
 
     async def _prepare(self, eni: EniRecord) -> None:
         if eni.use is Use.SHARED:

@@ -294,3 +294,22 @@ async def test_a_career_that_is_cancelled_ends_even_if_something_fails_at_that_m
         await cloud.until(lambda: bool(careers))
         await cloud.clock.sleep(0.1)
         assert [career.cancelled() for career in careers] == [True]
+
+
+async def test_a_card_whose_link_does_not_come_in_time_is_waited_for_again(cloud: Rig) -> None:
+    """By the same career, some seconds later: nobody waits for the next comparison with the cloud."""
+    wait_card = cloud.node.wait_card
+    failed: list[Mac] = []
+
+    async def late(mac: Mac, *, deadline: float) -> int:
+        if not failed:
+            await cloud.clock.sleep(deadline - cloud.clock.monotonic())
+            failed.append(mac)
+            raise DeadlineExceeded(f"no link {mac}")
+        return await wait_card(mac, deadline=deadline)
+
+    cloud.node.wait_card = late  # type: ignore[method-assign]
+    async with cloud.books(exclusive_slots=0) as books:
+        await cloud.until(lambda: bool(failed))
+        (card,) = (eni for eni in books._inventory.enis.values() if eni.mac == failed[0])
+        await cloud.until(lambda: books._inventory.enis[card.token].state is State.READY, within=60.0)
