@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -21,16 +21,28 @@ class Link:
 
 
 def pids(uids: Iterable[str], proc: Path = Path("/proc")) -> dict[str, int]:
-    """Pod UID → a process of the pod, found by the cgroups that kubelet names after the UID."""
-    wanted, found = set(uids), dict[str, int]()
+    """Pod UID → a process of the pod, found by the cgroups that kubelet names after the UID.
+
+    Of a sandbox that is none any more perhaps, where a runtime has died: ``pids_in`` knows better.
+    """
+    return _by_cgroup({uid: (f"pod{uid}", f"pod{uid.replace('-', '_')}") for uid in uids}, proc)
+
+
+def pids_in(containers: Iterable[str], proc: Path = Path("/proc")) -> dict[str, int]:
+    """Container id, as of a pod's status without ``containerd://`` → a process in it."""
+    return _by_cgroup({container: (container,) for container in containers}, proc)
+
+
+def _by_cgroup(wanted: Mapping[str, tuple[str, ...]], proc: Path) -> dict[str, int]:
+    found = dict[str, int]()
     for process in proc.glob("[0-9]*"):
         try:
             cgroups = (process / "cgroup").read_text()
         except OSError:  # it has ended meanwhile
             continue
-        for uid in wanted - found.keys():
-            if f"pod{uid}" in cgroups or f"pod{uid.replace('-', '_')}" in cgroups:
-                found[uid] = int(process.name)
+        for key in wanted.keys() - found.keys():
+            if any(word in cgroups for word in wanted[key]):
+                found[key] = int(process.name)
     return found
 
 

@@ -160,9 +160,10 @@ class Soak:
             if pod is None or phase in {"Failed", "Succeeded"}:
                 self._ended(name, kind, pod)
             elif phase == "Running" and name not in self._flows and _is_ready(pod):
-                fresh[pod["metadata"]["uid"]] = name
-        for uid, pid in inside.pids(fresh).items() if fresh else ():
-            self._flows.begin(fresh[uid], pid)
+                (container,) = pod["status"]["containerStatuses"]
+                fresh[container["containerID"].removeprefix("containerd://")] = name
+        for container_id, pid in inside.pids_in(fresh).items() if fresh else ():
+            self._flows.begin(fresh[container_id], pid)
             self.count["ran"] += 1
         return sum(name not in self._flows for name in self._wanted)
 

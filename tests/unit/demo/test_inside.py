@@ -23,6 +23,14 @@ def test_process_is_found_by_the_pod_uid_in_its_cgroup(tmp_path: Path) -> None:
     assert inside.pids([UID, other, "absent"], proc=tmp_path) == {UID: 7, other: 8}
 
 
+def test_a_container_is_told_from_what_a_dead_runtime_has_left_of_its_pod(tmp_path: Path) -> None:
+    """Both have the pod's cgroup."""
+    for pid, container in (("7", "left"), ("8", "abc")):
+        (tmp_path / pid).mkdir()
+        (tmp_path / pid / "cgroup").write_text(f"0::/node-1/kubepods/pod{UID}/{container}\n")
+    assert inside.pids_in(["abc", "gone"], proc=tmp_path) == {"abc": 8}
+
+
 def test_resident_memory_is_summed_over_the_processes_of_a_container(tmp_path: Path) -> None:
     """The pod's sandbox and other pods do not count; a kernel thread has no memory to count."""
     for pid, container, status in (
