@@ -9,8 +9,8 @@ each node that it answers until the pod is seen bound, finished or gone. What th
 - **The same pod again.** Its last attempt failed, but the bind of that attempt may still land (the API server was
   slow). Its places are answered again where the scheduler still offers them; those left out are kept for
   ``LINGER_SECONDS``, after which the API server has given the request up (``--request-timeout``).
-- **A pod that never comes again** (its attempt failed elsewhere): ``HOLD_SECONDS``; the scheduler tries every pod
-  again within five minutes.
+- **A pod that is not seen bound**: ``HOLD_SECONDS``. Between filter and bind its attempt may wait for its volumes, ten
+  minutes by default (``bindTimeoutSeconds`` of the scheduler's VolumeBinding), and nobody asks for it meanwhile.
 - **A restart**: what changes is returned for the journal, to be written before the answer leaves.
 - **A pod that nobody has heard of** is one that our own watch is late for, or none at all: of those at most
   ``MOST_UNHEARD`` are remembered at a time.
@@ -29,7 +29,8 @@ from scheduler_extender.pods import Need, Pod, need_of
 from scheduler_extender.stock import Group
 
 MOST_OFFERED: Final = 8
-HOLD_SECONDS: Final = 300.0
+HOLD_SECONDS: Final = 660.0
+"""The wait for volumes, and a minute for the bind after it."""
 LINGER_SECONDS: Final = 60.0
 MOST_UNHEARD: Final = 4000
 _EXPECTED: Final = 4

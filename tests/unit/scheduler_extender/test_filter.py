@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from eniway.model import PodUid
 from scheduler_extender import reasons
-from scheduler_extender.filter import HOLD_SECONDS, MOST_UNHEARD, Chooser
+from scheduler_extender.filter import HOLD_SECONDS, LINGER_SECONDS, MOST_UNHEARD, Chooser
 from scheduler_extender.index import CapacityIndex
 from scheduler_extender.pods import Need
 from tests.property.scheduler_extender import cluster
@@ -25,6 +25,20 @@ def test_of_pods_that_nobody_has_heard_of_only_so_many_are_remembered() -> None:
     assert not chooser.holds
     assert not chooser.refused
     assert chooser.filter(cluster.pod("one-more"), ["a"], now=HOLD_SECONDS).chosen == ["a"]
+
+
+def test_a_place_is_held_while_a_pod_may_wait_for_its_volumes() -> None:
+    """Ten minutes by the scheduler's default, and its bind after that; what is never bound is given up in the end."""
+    index = CapacityIndex()
+    index.set_network("a", cluster.network(addresses=cluster.words(1)), 1)
+    for uid in ("p", "q"):
+        index.set_pod(f"d/{uid}", cluster.pod(uid), 1, now=0)
+    chooser = Chooser(index)
+    assert chooser.filter(cluster.pod("p"), ["a"], now=0).chosen == ["a"]
+    chooser.expire(600 + LINGER_SECONDS - 1)
+    assert chooser.filter(cluster.pod("q"), ["a"], now=600 + LINGER_SECONDS - 1).retry == reasons.HELD
+    chooser.expire(HOLD_SECONDS)
+    assert chooser.filter(cluster.pod("q"), ["a"], now=HOLD_SECONDS).chosen == ["a"]
 
 
 def test_a_pod_that_is_shown_none_of_the_nodes_with_room_sleeps_in_the_end_and_is_remembered() -> None:
