@@ -8,7 +8,9 @@ each node that it answers until the pod is seen bound, finished or gone. What th
   stand in the way, the answer is an error: an empty list would be «unschedulable», and no event ends a hold.
 - **The same pod again.** Its last attempt failed, but the bind of that attempt may still land (the API server was
   slow). Its places are answered again where the scheduler still offers them; those left out are kept for
-  ``LINGER_SECONDS``, after which the API server has given the request up (``--request-timeout``).
+  ``LINGER_SECONDS``, after which the API server has given the request up (``--request-timeout``). After some attempts
+  they are left out of their own accord: it may be something about these nodes that fails after filter. Others are
+  offered in turn, as long as there are any.
 - **A pod that is not seen bound**: ``HOLD_SECONDS``. Between filter and bind its attempt may wait for its volumes, ten
   minutes by default (``bindTimeoutSeconds`` of the scheduler's VolumeBinding), and nobody asks for it meanwhile.
 - **A restart**: what changes is returned for the journal, to be written before the answer leaves.
@@ -47,6 +49,16 @@ class Hold:
     """Until when (wall time), by node."""
 
 
+@dataclass(slots=True)
+class _Attempts:
+    """Of a pod that comes again."""
+
+    count: int = 0
+    """Since the nodes offered were last changed."""
+    spent: set[str] = field(default_factory=set)
+    """Nodes that it has been offered often enough."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What filter answers; ``retry`` set: only that, as an error."""
@@ -72,6 +84,8 @@ class Chooser:
         self._holds: dict[PodUid, Hold] = {}
         self._scores: dict[PodUid, Mapping[str, int]] = {}
         """Of the nodes answered for a pod, as they were before places were held for it."""
+        self._attempts: dict[PodUid, _Attempts] = {}
+        """As long as something is held."""
         self._sampled: dict[PodUid, int] = {}
         self._unheard: dict[PodUid, float] = {}
         """Until when they are remembered."""
@@ -96,8 +110,11 @@ class Chooser:
         if retry := self._over(pod.uid) or self._unheard_of(pod.uid, now):
             return Verdict(retry=retry)
         before = self._holds.get(pod.uid)
-        own = self._own(before, need, names) if before else []
-        chosen = own + self._others(need, names, own)
+        spent = self._spent(before) if before else set()
+        chosen = self._choose(before, need, names, spent)
+        if spent and not chosen:
+            spent.clear()
+            chosen = self._choose(before, need, names, spent)
         scores = {name: self._index.score(name, need, but=pod.uid) for name in chosen}
         journal = self._hold(pod.uid, need, chosen, before, now)
         if self._other_nodes:
@@ -205,16 +222,30 @@ class Chooser:
             self._unheard.setdefault(uid, now + HOLD_SECONDS)
         return ""
 
-    def _own(self, before: Hold, need: Need, names: Sequence[str]) -> list[str]:
+    def _spent(self, before: Hold) -> set[str]:
+        """Nodes not to offer again to a pod that holds ``before`` and comes once more."""
+        attempts = self._attempts.setdefault(before.uid, _Attempts())
+        attempts.count += 1
+        if attempts.count >= _ATTEMPTS:
+            attempts.count = 0
+            attempts.spent.update(before.nodes)
+        return attempts.spent
+
+    def _choose(self, before: Hold | None, need: Need, names: Sequence[str], spent: Collection[str]) -> list[str]:
+        """The nodes whose places the pod has held, and the best of the others; none of ``spent``."""
+        own = self._own(before, need, names, spent) if before else []
+        return own + self._others(need, names, own, spent)
+
+    def _own(self, before: Hold, need: Need, names: Sequence[str], spent: Collection[str]) -> list[str]:
         """The nodes whose place this pod has held, if they are offered and have it still."""
         if before.need is not need:
             return []
-        offered = set(names)
+        offered = set(names).difference(spent)
         return [
             name for name in before.nodes if name in offered and self._index.places(name, need, but=before.uid).total
         ][: self._most]
 
-    def _others(self, need: Need, names: Sequence[str], own: Sequence[str]) -> list[str]:
+    def _others(self, need: Need, names: Sequence[str], own: Sequence[str], spent: Collection[str]) -> list[str]:
         """The best of the other nodes that have room, the best first, as many as there is room for."""
         warm = list(map(self._index.warm[need].get, names))
         # Few clusters have nodes of both sorts by the thousand
@@ -235,7 +266,9 @@ class Chooser:
                         break
                     name = names[at]
                     # None twice, though it be asked for twice
-                    if name in own or name in chosen or (draws and not self._may_draw(name, drawn)):
+                    if name in own or name in chosen or name in spent:
+                        continue
+                    if draws and not self._may_draw(name, drawn):
                         continue
                     chosen.append(name)
         return chosen
@@ -328,9 +361,12 @@ class Chooser:
             self._holds[hold.uid] = hold
         else:
             self._scores.pop(hold.uid, None)
+            self._attempts.pop(hold.uid, None)
         return hold
 
 
+_ATTEMPTS: Final = 3
+"""With the same nodes: seven seconds of kube-scheduler's back-off (1, 2, 4), for what passes by itself."""
 _ROUNDS: Final = 5
 """Of ten samples, one is missed by a pod in 50 attempts in one case of 200; two rounds would miss it in one of 8."""
 _FEW: Final = 32

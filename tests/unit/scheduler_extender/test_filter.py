@@ -41,6 +41,38 @@ def test_a_place_is_held_while_a_pod_may_wait_for_its_volumes() -> None:
     assert chooser.filter(cluster.pod("q"), ["a"], now=HOLD_SECONDS).chosen == ["a"]
 
 
+def test_a_pod_that_fails_on_its_nodes_is_offered_others_in_the_end_and_all_in_turn() -> None:
+    """Something after filter fails there. Eight at a time, three times each, and from the beginning when all had been.
+
+    Nodes it is not offered any more keep its place for a while: a bind of the last attempt may still land.
+    """
+    index = CapacityIndex()
+    names = [f"n{number:02}" for number in range(24)]
+    for name in names:
+        index.set_network(name, cluster.network(addresses=cluster.words(10)), 1)
+    index.set_pod("d/p", cluster.pod("p"), 1, now=0)
+    chooser = Chooser(index)
+    offered = [frozenset(chooser.filter(cluster.pod("p"), names, now=0).chosen) for _ in range(12)]
+    first, second, third, again = offered[::3]
+    assert offered == [nodes for nodes in (first, second, third, again) for _ in range(3)]
+    assert first | second | third == set(names)
+    assert len(again) == 8
+    free = {name: index.places(name, Need.DEFAULT).total for name in names}
+    assert free == dict.fromkeys(names, 9)
+    chooser.expire(LINGER_SECONDS)
+    assert chooser.holds[PodUid("p")].nodes.keys() == again
+
+
+def test_a_pod_that_fails_where_alone_room_is_is_offered_that_node_on_and_on() -> None:
+    """Also where the scheduler shows one node only, because preemption made room there."""
+    index = CapacityIndex()
+    for name, count in (("a", 1), ("b", 0)):
+        index.set_network(name, cluster.network(addresses=cluster.words(count)), 1)
+    chooser = Chooser(index)
+    for _ in range(10):
+        assert chooser.filter(cluster.pod("p"), ["a", "b"], now=0).chosen == ["a"]
+
+
 def test_a_pod_that_is_shown_none_of_the_nodes_with_room_sleeps_in_the_end_and_is_remembered() -> None:
     """It is tried again for five rounds; then whoever wakes pods is told of a node, until that is shown."""
     index = CapacityIndex()
