@@ -192,6 +192,18 @@ class Chooser:
                 return name
         return ""
 
+    def forgotten(self) -> str:
+        """A node by which to wake pods that a process which has just begun may have refused in its last life.
+
+        One with room for some of them, else any: they are tried again, and those refused again are known then. "" where
+        no pod waits, or no node is known.
+        """
+        waiting = self._index.waiting()
+        if not waiting:
+            return ""
+        there = (name for name in self._index.nodes if self._has_network(name))
+        return next(filter(None, map(self._with_room, waiting)), "") or next(there, "")
+
     def why(self, name: str, need: Need) -> tuple[str, bool]:
         """Why a node without room for ``need`` has none, and whether preemption could not change that."""
         node = self._index.nodes.get(name)

@@ -8,7 +8,7 @@ by resource versions, for two watches may run apart by seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -226,6 +226,10 @@ class CapacityIndex:
     def need_of(self, uid: PodUid) -> Need | None:
         """What a pod that exists takes."""
         return self._pods[self._uids[uid]].need
+
+    def waiting(self) -> Collection[Need]:
+        """What is needed by pods that exist and are not bound."""
+        return {pod.need for pod in self._pods.values() if pod.need is not None and not pod.node}
 
     def stocked(self, group: Group) -> bool:
         """Whether nodes of that group may draw on their vSwitches."""

@@ -92,6 +92,25 @@ def test_a_pod_that_is_shown_none_of_the_nodes_with_room_sleeps_in_the_end_and_i
     assert not chooser.overlooked()
 
 
+def test_a_process_that_begins_has_pods_that_wait_tried_again() -> None:
+    """Whom the last one refused it cannot know. By a node with room if there is one, else by any that is there."""
+    index = CapacityIndex()
+    chooser = Chooser(index)
+    index.set_pod("d/bound", cluster.pod("bound", node="a"), 1, now=0)
+    index.set_pod("d/of-the-host", cluster.pod("of-the-host", None), 1, now=0)
+    for name in ("a", "b"):
+        index.set_network(name, cluster.network(addresses=cluster.words(1)), 1)
+    assert not chooser.forgotten()
+    index.set_pod("d/p", cluster.pod("p"), 1, now=0)
+    assert chooser.forgotten() == "b"
+    index.set_network("b", cluster.network(), 2)
+    assert chooser.forgotten() in {"a", "b"}
+    index.set_network("a", None, 3)
+    index.set_network("b", None, 3)
+    assert not chooser.forgotten()
+    assert not Chooser(CapacityIndex()).forgotten()
+
+
 def test_a_bind_has_a_place_that_is_held_or_takes_one_that_is_free() -> None:
     """Else it is refused: another has the place, the node has lost it, the pod is bound, or nobody knows it."""
     index = CapacityIndex()
