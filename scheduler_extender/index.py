@@ -177,9 +177,11 @@ class CapacityIndex:
 
     def set_vswitch(self, name: str, vswitch: VSwitch | None, _version: int = 0) -> None:
         """A VSwitch was made or changed; None: it is gone."""
-        before = {group: self.stocked(group) for group in self._members}
-        for group in self.stock.set_vswitch(VSwitchId(name), vswitch.status if vswitch else None):
-            if self.stocked(group) and not before[group]:
+        # All groups: what is no longer counted as drawn by one is there again for those that overlap with it
+        empty = [group for group in self._members if not self.stocked(group)]
+        self.stock.set_vswitch(VSwitchId(name), vswitch.status if vswitch else None)
+        for group in empty:
+            if self.stocked(group):
                 self._tell_group(group)
 
     def expire(self, now: float) -> None:

@@ -84,7 +84,7 @@ def test_vswitches_that_overlap_never_promise_too_much() -> None:
     stock = Stock()
     a, b, c = (cluster.network(vswitches=[name]).status.vswitches[0] for name in "abc")
     for vswitch in (a, b, c):
-        assert list(stock.set_vswitch(vswitch, cluster.vswitch(2, "1").status)) == []
+        stock.set_vswitch(vswitch, cluster.vswitch(2, "1").status)
     stock.set_node("one", (a, b), standing=0, drawn=3)
     stock.set_node("two", (b, c), standing=0, drawn=0)
     assert (stock.left((a, b)), stock.left((b, c))) == (1, 1)
@@ -155,4 +155,22 @@ def test_stock_that_a_node_gives_back_is_told_to_all_who_share_it(others: list[s
     index.hold(PodUid("p"), Need.SHARED, "a")
     told.clear()
     index.set_network("a", None, 2)
+    assert (Need.DEFAULT, "b") in told
+
+
+def test_stock_that_a_reading_gives_back_is_told_to_all_who_share_some_of_it() -> None:
+    """What (v, w) had drawn came from v, as the reading of v tells: w's address is there for (w, x), without v."""
+    told: list[tuple[Need, str]] = []
+    index = CapacityIndex(gained=lambda need, name: told.append((need, name)))
+    for name, available in (("v", 1), ("w", 1), ("x", 0)):
+        index.set_vswitch(name, cluster.vswitch(available, "1"))
+    index.set_network("a", cluster.network(addresses=words(0, 5), vswitches=["v", "w"]), 1)
+    index.set_network("b", cluster.network(addresses=words(0, 5), vswitches=["w", "x"]), 1)
+    index.hold(PodUid("p"), Need.SHARED, "a")
+    index.set_network("a", cluster.network(addresses=words(1, 4), vswitches=["v", "w"]), 2)
+    index.set_vswitch("w", cluster.vswitch(1, "2"))
+    told.clear()
+    assert not index.stocked(index.nodes["b"].group)
+    index.set_vswitch("v", cluster.vswitch(0, "2"))
+    assert index.stocked(index.nodes["b"].group)
     assert (Need.DEFAULT, "b") in told
