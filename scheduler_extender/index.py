@@ -99,9 +99,16 @@ class _Known:
     """A pod that exists."""
 
     uid: PodUid
+    holder: PodUid
+    """By which it counts on its node."""
     need: Need | None
     node: str
     """"" while it is not bound, or does not count: of the host's network, or finished."""
+
+    @property
+    def place(self) -> tuple[PodUid, str]:
+        """Who takes it, and where."""
+        return self.holder, self.node
 
 
 class CapacityIndex:
@@ -165,13 +172,13 @@ class CapacityIndex:
             self._uids[after.uid] = key
             if pod is not None and (pod.spec.node_name or pod.finished):
                 settled.append(after.uid)
-        if before is not None and before.node and not (after and (after.uid, after.node) == (before.uid, before.node)):
+        if before is not None and before.node and not (after and after.place == before.place):
             self._leave(before, version, now)
         if after is not None and after.node and after.need is not None:
             node = self._node(after.node)
-            if node.bound.get(after.uid) is not after.need:
-                node.bound[after.uid] = after.need
-                node.count(after.uid)
+            if node.bound.get(after.holder) is not after.need:
+                node.bound[after.holder] = after.need
+                node.count(after.holder)
                 self._refresh(after.node, node)
         return settled
 
@@ -269,7 +276,7 @@ class CapacityIndex:
     def _known(self, pod: Pod) -> _Known:
         need = need_of(pod)
         counts = not pod.finished and need is not None
-        return _Known(pod.uid, need, pod.spec.node_name if counts else "")
+        return _Known(pod.uid, pod.holder, need, pod.spec.node_name if counts else "")
 
     def _set_daemon(self, key: str, pod: Pod | None) -> None:
         """The daemon's pod on a node: the newest that is heard of, since one is replaced by the next."""
@@ -290,10 +297,10 @@ class CapacityIndex:
 
     def _leave(self, pod: _Known, version: int, now: float) -> None:
         node = self._node(pod.node)
-        need = node.bound.pop(pod.uid, None)
+        need = node.bound.pop(pod.holder, None)
         if need is not None:
-            node.gone[pod.uid] = Gone(need, now + GONE_SECONDS, version)
-            node.count(pod.uid)
+            node.gone[pod.holder] = Gone(need, now + GONE_SECONDS, version)
+            node.count(pod.holder)
             self._gone[pod.node] = None
             self._refresh(pod.node, node)
 

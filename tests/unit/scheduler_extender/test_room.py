@@ -1,12 +1,13 @@
 """How many more pods a node can serve, and how good it is for them."""
 
+import msgspec
 import pytest
 
 from eniway.config import ExtenderWeights
 from eniway.model import PodUid, Wish
 from scheduler_extender.filter import Chooser, sample_size
 from scheduler_extender.index import CapacityIndex
-from scheduler_extender.pods import Need, need_of
+from scheduler_extender.pods import Need, Pod, need_of
 from scheduler_extender.room import Places, room
 from scheduler_extender.score import score
 from scheduler_extender.stock import Stock
@@ -174,3 +175,33 @@ def test_stock_that_a_reading_gives_back_is_told_to_all_who_share_some_of_it() -
     index.set_vswitch("v", cluster.vswitch(0, "2"))
     assert index.stocked(index.nodes["b"].group)
     assert (Need.DEFAULT, "b") in told
+
+
+def test_a_static_pod_counts_once() -> None:
+    """Its lease has the UID that kubelet gave it, its mirror another one, and a new one when that is made anew.
+
+    Nobody else passes for one that has a lease.
+    """
+
+    def pod(uid: str, **annotations: str) -> Pod:
+        said = {
+            "metadata": {"uid": uid, "annotations": {f"kubernetes.io/config.{k}": v for k, v in annotations.items()}},
+            "spec": {"nodeName": "a"},
+        }
+        return msgspec.convert(said, Pod)
+
+    def places() -> int:
+        return index.places("a", Need.DEFAULT).total
+
+    index = index_of(a=cluster.network(addresses=words(3), holders={"addresses": ["static"]}))
+    index.set_pod("d/static-a", pod("m1", hash="static", mirror="static"), 1, now=0)
+    assert places() == 2
+    index.set_pod("d/static-a", None, 2, now=0)
+    index.set_pod("d/static-a", pod("m2", hash="static", mirror="static"), 3, now=0)
+    assert places() == 2
+    index.set_pod("d/liar", pod("l", hash="static"), 4, now=0)
+    assert places() == 1
+    index.set_pod("d/static-a", None, 5, now=0)
+    index.set_network("a", cluster.network(addresses=words(3)), 6)
+    assert places() == 2
+    assert not index.nodes["a"].gone
