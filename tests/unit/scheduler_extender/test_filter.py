@@ -66,11 +66,16 @@ def test_a_pod_that_fails_on_its_nodes_is_offered_others_in_the_end_and_all_in_t
 def test_a_pod_that_fails_where_alone_room_is_is_offered_that_node_on_and_on() -> None:
     """Also where the scheduler shows one node only, because preemption made room there."""
     index = CapacityIndex()
-    for name, count in (("a", 1), ("b", 0)):
+    for name, count in (("a", 1), ("b", 1), ("c", 0)):
         index.set_network(name, cluster.network(addresses=cluster.words(count)), 1)
     chooser = Chooser(index)
     for _ in range(10):
-        assert chooser.filter(cluster.pod("p"), ["a", "b"], now=0).chosen == ["a"]
+        assert chooser.filter(cluster.pod("p"), ["a", "c"], now=0).chosen == ["a"]
+    both = Chooser(index, most=1)
+    chooser.settle([PodUid("p")])
+    turns = [both.filter(cluster.pod("q"), ["a", "b"], now=0).chosen for _ in range(4)]
+    assert turns == [["a"], ["a"], ["a"], ["b"]]
+    assert both.filter(cluster.pod("q"), ["a"], now=0).chosen == ["a"]
 
 
 def test_a_pod_that_is_shown_none_of_the_nodes_with_room_sleeps_in_the_end_and_is_remembered() -> None:
