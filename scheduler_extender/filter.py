@@ -8,9 +8,11 @@ each node that it answers until the pod is seen bound, finished or gone. What th
   stand in the way, the answer is an error: an empty list would be «unschedulable», and no event ends a hold.
 - **The same pod again.** Its last attempt failed, but the bind of that attempt may still land (the API server was
   slow). Its places are answered again where the scheduler still offers them; those left out are kept for
-  ``LINGER_SECONDS``, after which the API server has given the request up (``--request-timeout``).
-- **A pod that never comes again** (its attempt failed elsewhere): ``HOLD_SECONDS``; the scheduler tries every pod
-  again within five minutes.
+  ``LINGER_SECONDS``, after which the API server has given the request up (``--request-timeout``). After some attempts
+  they are left out of their own accord: it may be something about these nodes that fails after filter. Others are
+  offered in turn, as long as there are any.
+- **A pod that is not seen bound**: ``HOLD_SECONDS``. Between filter and bind its attempt may wait for its volumes, ten
+  minutes by default (``bindTimeoutSeconds`` of the scheduler's VolumeBinding), and nobody asks for it meanwhile.
 - **A restart**: what changes is returned for the journal, to be written before the answer leaves.
 - **A pod that nobody has heard of** is one that our own watch is late for, or none at all: of those at most
   ``MOST_UNHEARD`` are remembered at a time.
@@ -29,7 +31,8 @@ from scheduler_extender.pods import Need, Pod, need_of
 from scheduler_extender.stock import Group
 
 MOST_OFFERED: Final = 8
-HOLD_SECONDS: Final = 300.0
+HOLD_SECONDS: Final = 660.0
+"""The wait for volumes, and a minute for the bind after it."""
 LINGER_SECONDS: Final = 60.0
 MOST_UNHEARD: Final = 4000
 _EXPECTED: Final = 4
@@ -44,6 +47,16 @@ class Hold:
     need: Need
     nodes: Mapping[str, float]
     """Until when (wall time), by node."""
+
+
+@dataclass(slots=True)
+class _Attempts:
+    """Of a pod that comes again."""
+
+    count: int = 0
+    """Since the nodes offered were last changed."""
+    spent: set[str] = field(default_factory=set)
+    """Nodes that it has been offered often enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +84,8 @@ class Chooser:
         self._holds: dict[PodUid, Hold] = {}
         self._scores: dict[PodUid, Mapping[str, int]] = {}
         """Of the nodes answered for a pod, as they were before places were held for it."""
+        self._attempts: dict[PodUid, _Attempts] = {}
+        """As long as something is held."""
         self._sampled: dict[PodUid, int] = {}
         self._unheard: dict[PodUid, float] = {}
         """Until when they are remembered."""
@@ -95,8 +110,11 @@ class Chooser:
         if retry := self._over(pod.uid) or self._unheard_of(pod.uid, now):
             return Verdict(retry=retry)
         before = self._holds.get(pod.uid)
-        own = self._own(before, need, names) if before else []
-        chosen = own + self._others(need, names, own)
+        spent = self._spent(before) if before else set()
+        chosen = self._choose(before, need, names, spent)
+        if spent and not chosen:
+            spent.clear()
+            chosen = self._choose(before, need, names, spent)
         scores = {name: self._index.score(name, need, but=pod.uid) for name in chosen}
         journal = self._hold(pod.uid, need, chosen, before, now)
         if self._other_nodes:
@@ -174,6 +192,18 @@ class Chooser:
                 return name
         return ""
 
+    def forgotten(self) -> str:
+        """A node by which to wake pods that a process which has just begun may have refused in its last life.
+
+        One with room for some of them, else any: they are tried again, and those refused again are known then. "" where
+        no pod waits, or no node is known.
+        """
+        waiting = self._index.waiting()
+        if not waiting:
+            return ""
+        there = (name for name in self._index.nodes if self._has_network(name))
+        return next(filter(None, map(self._with_room, waiting)), "") or next(there, "")
+
     def why(self, name: str, need: Need) -> tuple[str, bool]:
         """Why a node without room for ``need`` has none, and whether preemption could not change that."""
         node = self._index.nodes.get(name)
@@ -204,16 +234,30 @@ class Chooser:
             self._unheard.setdefault(uid, now + HOLD_SECONDS)
         return ""
 
-    def _own(self, before: Hold, need: Need, names: Sequence[str]) -> list[str]:
+    def _spent(self, before: Hold) -> set[str]:
+        """Nodes not to offer again to a pod that holds ``before`` and comes once more."""
+        attempts = self._attempts.setdefault(before.uid, _Attempts())
+        attempts.count += 1
+        if attempts.count >= _ATTEMPTS:
+            attempts.count = 0
+            attempts.spent.update(before.nodes)
+        return attempts.spent
+
+    def _choose(self, before: Hold | None, need: Need, names: Sequence[str], spent: Collection[str]) -> list[str]:
+        """The nodes whose places the pod has held, and the best of the others; none of ``spent``."""
+        own = self._own(before, need, names, spent) if before else []
+        return own + self._others(need, names, own, spent)
+
+    def _own(self, before: Hold, need: Need, names: Sequence[str], spent: Collection[str]) -> list[str]:
         """The nodes whose place this pod has held, if they are offered and have it still."""
         if before.need is not need:
             return []
-        offered = set(names)
+        offered = set(names).difference(spent)
         return [
             name for name in before.nodes if name in offered and self._index.places(name, need, but=before.uid).total
         ][: self._most]
 
-    def _others(self, need: Need, names: Sequence[str], own: Sequence[str]) -> list[str]:
+    def _others(self, need: Need, names: Sequence[str], own: Sequence[str], spent: Collection[str]) -> list[str]:
         """The best of the other nodes that have room, the best first, as many as there is room for."""
         warm = list(map(self._index.warm[need].get, names))
         # Few clusters have nodes of both sorts by the thousand
@@ -234,7 +278,9 @@ class Chooser:
                         break
                     name = names[at]
                     # None twice, though it be asked for twice
-                    if name in own or name in chosen or (draws and not self._may_draw(name, drawn)):
+                    if name in own or name in chosen or name in spent:
+                        continue
+                    if draws and not self._may_draw(name, drawn):
                         continue
                     chosen.append(name)
         return chosen
@@ -327,9 +373,12 @@ class Chooser:
             self._holds[hold.uid] = hold
         else:
             self._scores.pop(hold.uid, None)
+            self._attempts.pop(hold.uid, None)
         return hold
 
 
+_ATTEMPTS: Final = 3
+"""With the same nodes: seven seconds of kube-scheduler's back-off (1, 2, 4), for what passes by itself."""
 _ROUNDS: Final = 5
 """Of ten samples, one is missed by a pod in 50 attempts in one case of 200; two rounds would miss it in one of 8."""
 _FEW: Final = 32

@@ -8,7 +8,7 @@ by resource versions, for two watches may run apart by seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -99,9 +99,16 @@ class _Known:
     """A pod that exists."""
 
     uid: PodUid
+    holder: PodUid
+    """By which it counts on its node."""
     need: Need | None
     node: str
     """"" while it is not bound, or does not count: of the host's network, or finished."""
+
+    @property
+    def place(self) -> tuple[PodUid, str]:
+        """Who takes it, and where."""
+        return self.holder, self.node
 
 
 class CapacityIndex:
@@ -165,21 +172,23 @@ class CapacityIndex:
             self._uids[after.uid] = key
             if pod is not None and (pod.spec.node_name or pod.finished):
                 settled.append(after.uid)
-        if before is not None and before.node and not (after and (after.uid, after.node) == (before.uid, before.node)):
+        if before is not None and before.node and not (after and after.place == before.place):
             self._leave(before, version, now)
         if after is not None and after.node and after.need is not None:
             node = self._node(after.node)
-            if node.bound.get(after.uid) is not after.need:
-                node.bound[after.uid] = after.need
-                node.count(after.uid)
+            if node.bound.get(after.holder) is not after.need:
+                node.bound[after.holder] = after.need
+                node.count(after.holder)
                 self._refresh(after.node, node)
         return settled
 
     def set_vswitch(self, name: str, vswitch: VSwitch | None, _version: int = 0) -> None:
         """A VSwitch was made or changed; None: it is gone."""
-        before = {group: self.stocked(group) for group in self._members}
-        for group in self.stock.set_vswitch(VSwitchId(name), vswitch.status if vswitch else None):
-            if self.stocked(group) and not before[group]:
+        # All groups: what is no longer counted as drawn by one is there again for those that overlap with it
+        empty = [group for group in self._members if not self.stocked(group)]
+        self.stock.set_vswitch(VSwitchId(name), vswitch.status if vswitch else None)
+        for group in empty:
+            if self.stocked(group):
                 self._tell_group(group)
 
     def expire(self, now: float) -> None:
@@ -227,6 +236,10 @@ class CapacityIndex:
         """What a pod that exists takes."""
         return self._pods[self._uids[uid]].need
 
+    def waiting(self) -> Collection[Need]:
+        """What is needed by pods that exist and are not bound."""
+        return {pod.need for pod in self._pods.values() if pod.need is not None and not pod.node}
+
     def stocked(self, group: Group) -> bool:
         """Whether nodes of that group may draw on their vSwitches."""
         left = self.stock.left(group)
@@ -263,7 +276,7 @@ class CapacityIndex:
     def _known(self, pod: Pod) -> _Known:
         need = need_of(pod)
         counts = not pod.finished and need is not None
-        return _Known(pod.uid, need, pod.spec.node_name if counts else "")
+        return _Known(pod.uid, pod.holder, need, pod.spec.node_name if counts else "")
 
     def _set_daemon(self, key: str, pod: Pod | None) -> None:
         """The daemon's pod on a node: the newest that is heard of, since one is replaced by the next."""
@@ -284,10 +297,10 @@ class CapacityIndex:
 
     def _leave(self, pod: _Known, version: int, now: float) -> None:
         node = self._node(pod.node)
-        need = node.bound.pop(pod.uid, None)
+        need = node.bound.pop(pod.holder, None)
         if need is not None:
-            node.gone[pod.uid] = Gone(need, now + GONE_SECONDS, version)
-            node.count(pod.uid)
+            node.gone[pod.holder] = Gone(need, now + GONE_SECONDS, version)
+            node.count(pod.holder)
             self._gone[pod.node] = None
             self._refresh(pod.node, node)
 

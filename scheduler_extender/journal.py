@@ -91,8 +91,13 @@ class Journal:
         try:
             draft.write_bytes(b"".join(lines))
             fresh = os.open(draft, os.O_RDWR | os.O_APPEND, _MODE)
+        except OSError as error:
+            self._failed(error.strerror or str(error))
+            return
+        try:
             draft.replace(self._path)
         except OSError as error:
+            os.close(fresh)
             self._failed(error.strerror or str(error))
             return
         os.close(self._file)

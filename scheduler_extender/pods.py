@@ -29,6 +29,9 @@ class Need(Enum):
 
 class _Annotations(msgspec.Struct, frozen=True, gc=False):
     network: str = msgspec.field(default="", name=names.ANNOTATION_NETWORK)
+    static_uid: PodUid = msgspec.field(default=PodUid(""), name="kubernetes.io/config.mirror")
+    """Of a static pod's mirror: the same as its config.hash, which anybody may write on any pod. This one the API
+    server takes only for a pod that comes with its node, and lets nobody change."""
 
 
 class _Labels(msgspec.Struct, frozen=True, gc=False):
@@ -91,6 +94,12 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     def uid(self) -> PodUid:
         """Its UID."""
         return self.metadata.uid
+
+    @property
+    def holder(self) -> PodUid:
+        """The UID that its node knows it by, and its lease: of a static pod the one that kubelet gave it."""
+        annotations = self.metadata.annotations
+        return annotations.static_uid if annotations and annotations.static_uid else self.uid
 
     @property
     def finished(self) -> bool:

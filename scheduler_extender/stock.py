@@ -15,8 +15,6 @@ A vSwitch without an object has no known stock: the nodes' own view of it is all
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 
 from eniway.kube.views import ObjectMeta
@@ -63,8 +61,8 @@ class Stock:
         self._vswitches: dict[VSwitchId, VSwitchStatus] = {}
         self._groups: dict[Group, _Ledger] = {}
 
-    def set_vswitch(self, vswitch_id: VSwitchId, status: VSwitchStatus | None) -> Iterator[Group]:
-        """A vSwitch's stock as read; None: it is not read any more. Yields the groups that draw on it."""
+    def set_vswitch(self, vswitch_id: VSwitchId, status: VSwitchStatus | None) -> None:
+        """A vSwitch's stock as read; None: it is not read any more."""
         if status is None or status.available is None:
             self._vswitches.pop(vswitch_id, None)
         else:
@@ -72,7 +70,6 @@ class Stock:
         for group, ledger in self._groups.items():
             if vswitch_id in group:
                 self._rebase(group, ledger)
-                yield group
 
     def set_node(self, node: str, group: Group, *, standing: int, drawn: int) -> None:
         """What a node has in service, and what it has drawn in all."""

@@ -136,6 +136,8 @@ async def run(config: ExtenderConfig, *, connection: Connection) -> None:
             # A journal's pods that are no more: their end was not heard of while this was down
             answers.settle([uid for uid in chooser.holds if not index.knows(uid)])
             answers.unready = None
+            if node := chooser.forgotten():
+                waker.wake(node)
             _log.info("serving", nodes=len(index.nodes), holds=len(chooser.holds))
             for tick in itertools.count(1):
                 await asyncio.sleep(TICK)

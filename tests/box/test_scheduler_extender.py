@@ -59,6 +59,23 @@ async def test_a_pod_that_ends_gives_its_place_on_only_when_its_node_says_so(clu
         await cluster.until(lambda pods: any(pods.values()))
 
 
+async def test_pods_that_sleep_are_woken_though_the_extender_was_started_anew(cluster: Scheduling) -> None:
+    """Room comes while it is away, and room comes after it is back: nobody else would wake them for five minutes."""
+    await cluster.all(cluster.node(name, addresses=words(0, most=10)) for name in ("a", "b"))
+    async with cluster.scheduler():
+        async with cluster.extender():
+            await cluster.all(map(cluster.pod, ("first", "second")))
+            for name in ("first", "second"):
+                assert "2 no free address on its ENIs" in await cluster.why(name)
+        await cluster.network("b", addresses=words(1, most=10))
+        async with cluster.extender():
+            await cluster.until(lambda pods: any(pods.values()))
+        async with cluster.extender():
+            await cluster.network("a", addresses=words(1, most=10))
+            found = await cluster.until(lambda pods: all(pods.values()))
+            assert set(found.values()) == {"a", "b"}
+
+
 async def test_nothing_is_bound_beyond_what_is_there_though_the_extender_is_killed(cluster: Scheduling) -> None:
     """120 places on 20 nodes, 130 pods; killed five times. All places are taken, none twice."""
     await cluster.all(cluster.node(f"n{number:02}", addresses=words(6)) for number in range(20))

@@ -1,8 +1,9 @@
 """No pod is ever bound to a node that cannot serve it, whatever order things happen in.
 
-The machine plays everybody else: a scheduler whose binds land late, are tried again while the first is under way, or
-are lost with it; an API server whose events arrive late, each kind in its own order; daemons that hand out addresses,
-let them cool down and tell of it late; an extender that dies between any two steps and comes back with its journal.
+The machine plays everybody else: a scheduler whose binds wait for volumes, land late, are tried again while the first
+is under way, or are lost with it; an API server whose events arrive late, each kind in its own order; daemons that hand
+out addresses, let them cool down and tell of it late; an extender that dies between any two steps and comes back with
+its journal.
 """
 
 from collections import deque
@@ -22,6 +23,8 @@ from tests.property.scheduler_extender import cluster
 
 NODES = ("a", "b", "c")
 STOCK = "vsw-1"
+VOLUME_SECONDS = 600
+"""How long an attempt waits for its volumes at most before it binds: bindTimeoutSeconds."""
 
 
 class World:
@@ -40,6 +43,7 @@ class World:
         self.stock = random.randint(0, 4)
         self.untold: dict[str, float] = {}  # node → since when its daemon has something to tell
         # On the way
+        self.waits: dict[str, tuple[str, float]] = {}  # uid → node, until when its attempt waits for volumes
         self.binds: list[tuple[str, str, float]] = []
         self.pod_events: deque[Callable[[], None]] = deque()
         self.network_events: deque[Callable[[], None]] = deque()
@@ -96,8 +100,8 @@ class World:
         self.pod_event(f"p{self.count}")
 
     def schedule(self) -> None:
-        """Also again, while an earlier bind of the same pod is under way."""
-        unbound = [uid for uid, node in self.pods.items() if not node]
+        """Also again, while an earlier bind of the same pod is under way, but not while its attempt waits."""
+        unbound = [uid for uid, node in self.pods.items() if not node and uid not in self.waits]
         if not unbound:
             return
         uid, offered = self.random.choice(unbound), self.random.sample(NODES, self.random.choice((1, 2, 3, 3)))
@@ -105,11 +109,15 @@ class World:
         self.journal.write(verdict.journal)
         assert set(verdict.chosen) <= set(offered)
         if verdict.chosen:
-            self.binds.append((uid, self.random.choice(list(verdict.chosen)), self.now))
+            node = self.random.choice(list(verdict.chosen))
+            if self.random.random() < _WITH_VOLUMES:
+                self.waits[uid] = (node, self.now + self.random.uniform(0, VOLUME_SECONDS))
+            else:
+                self.binds.append((uid, node, self.now))
 
     def bind_asked(self) -> None:
         """The scheduler leaves the bind to the extender: of a node that it chose once, or of any."""
-        unbound = [uid for uid, node in self.pods.items() if not node]
+        unbound = [uid for uid, node in self.pods.items() if not node and uid not in self.waits]
         if not unbound:
             return
         uid, node = self.random.choice(unbound), self.random.choice(NODES)
@@ -137,6 +145,7 @@ class World:
             self.cooling.append(node)
             self.untold.setdefault(node, self.now)
         del self.pods[uid]
+        self.waits.pop(uid, None)
         self.pod_event(uid)
 
     def add(self) -> None:
@@ -187,7 +196,18 @@ class World:
 
     def time_passes(self) -> None:
         """What is promised about time: a daemon tells within its interval, a request ends within the server's limit."""
-        self.now += self.random.uniform(0, GONE_SECONDS / 2)
+        self.let_pass(self.random.uniform(0, GONE_SECONDS / 2))
+
+    def much_time_passes(self) -> None:
+        """Attempts wait, and nobody asks for any pod meanwhile."""
+        self.let_pass(self.random.uniform(0, VOLUME_SECONDS))
+
+    def let_pass(self, seconds: float) -> None:
+        self.now += seconds
+        for uid, (node, until) in list(self.waits.items()):
+            if until <= self.now:
+                del self.waits[uid]
+                self.binds.append((uid, node, until))
         for name in [name for name, since in self.untold.items() if self.now - since >= GONE_SECONDS / 2]:
             self.publish(name)
         while self.pod_events:
@@ -219,6 +239,7 @@ class World:
             self.hear_of_a_pod()
         while self.network_events:
             self.hear_of_a_node()
+        self.waits.clear()
         self.binds.clear()
         self.index.set_vswitch(STOCK, cluster.vswitch(self.stock, f"{self.now + 1:012.3f}"))
         self.settle([uid for uid, node in self.pods.items() if not node])
@@ -235,6 +256,7 @@ class World:
         self.journal.close()
 
 
+_WITH_VOLUMES = 0.2
 ACTIONS: tuple[tuple[Callable[[World], None], int], ...] = (
     (World.create, 10),
     (World.schedule, 14),
@@ -247,6 +269,7 @@ ACTIONS: tuple[tuple[Callable[[World], None], int], ...] = (
     (World.hear_of_a_node, 8),
     (World.daemon_tells, 6),
     (World.time_passes, 2),
+    (World.much_time_passes, 1),
     (World.killed, 1),
 )
 

@@ -1,12 +1,13 @@
 """How many more pods a node can serve, and how good it is for them."""
 
+import msgspec
 import pytest
 
 from eniway.config import ExtenderWeights
 from eniway.model import PodUid, Wish
 from scheduler_extender.filter import Chooser, sample_size
 from scheduler_extender.index import CapacityIndex
-from scheduler_extender.pods import Need, need_of
+from scheduler_extender.pods import Need, Pod, need_of
 from scheduler_extender.room import Places, room
 from scheduler_extender.score import score
 from scheduler_extender.stock import Stock
@@ -84,7 +85,7 @@ def test_vswitches_that_overlap_never_promise_too_much() -> None:
     stock = Stock()
     a, b, c = (cluster.network(vswitches=[name]).status.vswitches[0] for name in "abc")
     for vswitch in (a, b, c):
-        assert list(stock.set_vswitch(vswitch, cluster.vswitch(2, "1").status)) == []
+        stock.set_vswitch(vswitch, cluster.vswitch(2, "1").status)
     stock.set_node("one", (a, b), standing=0, drawn=3)
     stock.set_node("two", (b, c), standing=0, drawn=0)
     assert (stock.left((a, b)), stock.left((b, c))) == (1, 1)
@@ -156,3 +157,51 @@ def test_stock_that_a_node_gives_back_is_told_to_all_who_share_it(others: list[s
     told.clear()
     index.set_network("a", None, 2)
     assert (Need.DEFAULT, "b") in told
+
+
+def test_stock_that_a_reading_gives_back_is_told_to_all_who_share_some_of_it() -> None:
+    """What (v, w) had drawn came from v, as the reading of v tells: w's address is there for (w, x), without v."""
+    told: list[tuple[Need, str]] = []
+    index = CapacityIndex(gained=lambda need, name: told.append((need, name)))
+    for name, available in (("v", 1), ("w", 1), ("x", 0)):
+        index.set_vswitch(name, cluster.vswitch(available, "1"))
+    index.set_network("a", cluster.network(addresses=words(0, 5), vswitches=["v", "w"]), 1)
+    index.set_network("b", cluster.network(addresses=words(0, 5), vswitches=["w", "x"]), 1)
+    index.hold(PodUid("p"), Need.SHARED, "a")
+    index.set_network("a", cluster.network(addresses=words(1, 4), vswitches=["v", "w"]), 2)
+    index.set_vswitch("w", cluster.vswitch(1, "2"))
+    told.clear()
+    assert not index.stocked(index.nodes["b"].group)
+    index.set_vswitch("v", cluster.vswitch(0, "2"))
+    assert index.stocked(index.nodes["b"].group)
+    assert (Need.DEFAULT, "b") in told
+
+
+def test_a_static_pod_counts_once() -> None:
+    """Its lease has the UID that kubelet gave it, its mirror another one, and a new one when that is made anew.
+
+    Nobody else passes for one that has a lease.
+    """
+
+    def pod(uid: str, **annotations: str) -> Pod:
+        said = {
+            "metadata": {"uid": uid, "annotations": {f"kubernetes.io/config.{k}": v for k, v in annotations.items()}},
+            "spec": {"nodeName": "a"},
+        }
+        return msgspec.convert(said, Pod)
+
+    def places() -> int:
+        return index.places("a", Need.DEFAULT).total
+
+    index = index_of(a=cluster.network(addresses=words(3), holders={"addresses": ["static"]}))
+    index.set_pod("d/static-a", pod("m1", hash="static", mirror="static"), 1, now=0)
+    assert places() == 2
+    index.set_pod("d/static-a", None, 2, now=0)
+    index.set_pod("d/static-a", pod("m2", hash="static", mirror="static"), 3, now=0)
+    assert places() == 2
+    index.set_pod("d/liar", pod("l", hash="static"), 4, now=0)
+    assert places() == 1
+    index.set_pod("d/static-a", None, 5, now=0)
+    index.set_network("a", cluster.network(addresses=words(3)), 6)
+    assert places() == 2
+    assert not index.nodes["a"].gone
