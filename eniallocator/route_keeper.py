@@ -35,7 +35,7 @@ from eniway.model import InstanceId
 _log = log.get(__name__)
 
 Wants = Callable[[], Collection[NodeRoute]]
-Tell = Callable[[Mapping[str, Verdict]], None]
+Tell = Callable[[Mapping[NodeRoute, Verdict]], None]
 
 _PASSING: Final = (Throttled, Transient, Busy, WrongState, Credentials)
 """Errors that say nothing about what was asked for: the same again, later."""
@@ -75,7 +75,8 @@ class RouteKeeper:
         self._new_id = new_id
         self._most_percent = most_percent
         self._dry_run = dry_run
-        self._verdicts: dict[str, dict[str, Verdict]] = {table: {} for table in tables}
+        self._verdicts: dict[str, dict[NodeRoute, Verdict]] = {table: {} for table in tables}
+        """By the route, not the node: another Node of the name may want another one."""
         self._held: dict[tuple[str, NodeRoute], tuple[Verdict, float]] = {}
         """What the cloud refused, what it said, and the monotonic time from when on it is tried again."""
         self._create_singly: dict[NodeRoute, str] = {}
@@ -89,7 +90,8 @@ class RouteKeeper:
     async def settle(self, wants: Wants, tell: Tell) -> None:
         """Return when every route stands, or cannot for now.
 
-        ``wants`` is asked again before each step; ``tell`` hears each node's verdict whenever it may have changed.
+        ``wants`` is asked again before each step; ``tell`` hears the verdict on each route that every table has been
+        looked at for, whenever it may have changed.
         """
         for table in self._tables:
             await self._settle(table, wants, tell)
@@ -119,7 +121,7 @@ class RouteKeeper:
                     most_removals=removals,
                     held=self._held_now(table),
                 )
-                self._tell(table, plan.verdicts, tell)
+                self._tell(table, {want: plan.verdicts[want.node] for want in wanted}, tell)
                 if fresh := plan.suspects - asked:
                     proved = await evidence.gone(
                         self._api, fresh, {want.instance_id for want in wanted}, random=self._random
@@ -259,14 +261,15 @@ class RouteKeeper:
         state = RouteState.PENDING if isinstance(error, _PASSING) else RouteState.REFUSED
         told = {}
         for want in wants:
-            before = known.get(want.node)
-            told[want.node] = before if before is not None and before.stands else _refusal(state, error)
+            before = known.get(want)
+            told[want] = before if before is not None and before.stands else _refusal(state, error)
         self._tell(table, told, tell)
 
-    def _tell(self, table: str, verdicts: Mapping[str, Verdict], tell: Tell) -> None:
+    def _tell(self, table: str, verdicts: Mapping[NodeRoute, Verdict], tell: Tell) -> None:
         self._verdicts[table] = dict(verdicts)
-        nodes = {node for known in self._verdicts.values() for node in known}
-        tell({node: routes.worst(known[node] for known in self._verdicts.values() if node in known) for node in nodes})
+        known = self._verdicts.values()
+        wants = set(verdicts).intersection(*known)
+        tell({want: routes.worst(verdicts[want] for verdicts in known) for want in wants})
 
 
 def _would(table: str, plan: routes.Plan) -> None:

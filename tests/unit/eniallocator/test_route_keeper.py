@@ -1,8 +1,9 @@
 """Routes kept in a route table, over real HTTP with the real SDK."""
 
 import asyncio
+import contextlib
 import itertools
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
 from random import Random
@@ -26,14 +27,15 @@ async def cloud(tmp_path: Path) -> AsyncIterator[RouteWorld]:
         yield made
 
 
-async def settle(
-    cloud: RouteWorld, wants: Collection[NodeRoute], *, quota: int = 200, dry_run: bool = False, most_percent: int = 20
-) -> Mapping[str, Verdict]:
-    """What the nodes are told at the end of one settling by a new keeper."""
+@contextlib.contextmanager
+def keeping(
+    cloud: RouteWorld, *, tables: Sequence[str] = (), quota: int = 200, dry_run: bool = False, most_percent: int = 20
+) -> Iterator[RouteKeeper]:
+    """A keeper of the system table, or of ``tables``."""
     with cloud.api() as api:
-        keeper = RouteKeeper(
+        yield RouteKeeper(
             api,
-            tables=[cloud.table.id],
+            tables=tables or [cloud.table.id],
             cluster="box",
             quota=quota,
             clock=cloud.clock,
@@ -42,10 +44,17 @@ async def settle(
             most_percent=most_percent,
             dry_run=dry_run,
         )
-        told: list[Mapping[str, Verdict]] = []
+
+
+async def settle(
+    cloud: RouteWorld, wants: Collection[NodeRoute], *, quota: int = 200, dry_run: bool = False, most_percent: int = 20
+) -> Mapping[str, Verdict]:
+    """What the nodes are told at the end of one settling by a new keeper."""
+    with keeping(cloud, quota=quota, most_percent=most_percent, dry_run=dry_run) as keeper:
+        told: list[Mapping[NodeRoute, Verdict]] = []
         async with asyncio.timeout(60):
             await keeper.settle(lambda: wants, told.append)
-        return told[-1]
+        return {want.node: verdict for want, verdict in told[-1].items()}
 
 
 def states(verdicts: Mapping[str, Verdict]) -> dict[str, RouteState]:
@@ -222,6 +231,24 @@ async def test_what_is_missing_in_the_policy_is_said(cloud: RouteWorld) -> None:
     assert set(states(verdicts).values()) == {RouteState.REFUSED}
     assert "CreateRouteEntries with Forbidden.RAM" in verdicts["node-0"].message
     assert cloud.calls.count("CreateRouteEntries") == 1
+
+
+async def test_a_route_that_stands_says_nothing_of_another_that_the_node_wants(cloud: RouteWorld) -> None:
+    """A new Node of the name, while the cloud is in trouble: nothing is known of its route."""
+    (one,) = await cloud.nodes(1)
+    other = NodeRoute(one.node, IPv4Network("172.20.77.0/24"), one.instance_id)
+    told: list[Mapping[NodeRoute, Verdict]] = []
+    with keeping(cloud) as keeper:
+        async with asyncio.timeout(60):
+            await keeper.settle(lambda: [one], told.append)
+            assert told[-1][one].stands
+            told.clear()
+            cloud.faults.add(Rule(Kind.ERROR, "DescribeRouteEntryList", code="InternalError", status=500, count=1))
+            await keeper.settle(lambda: [other], told.append)
+    assert [set(verdicts) for verdicts in told] == [{other}] * len(told)
+    assert told[0][other].state is RouteState.PENDING
+    assert "InternalError" in told[0][other].message
+    assert told[-1][other].stands
 
 
 async def test_the_tables_of_a_vpc_are_found(cloud: RouteWorld) -> None:
