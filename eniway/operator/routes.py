@@ -96,8 +96,10 @@ class Routes:
         while True:
             seen = self._nodes.generation, self._networks.generation
             settled = self._wants()
-            await keeper.settle(self._wants, self._tell)
+            at_rest = await keeper.settle(self._wants, self._tell)
             self._tell_too_many(keeper.too_many_gone)
+            if not at_rest:
+                continue
             try:
                 async with asyncio.timeout(RESYNC):
                     while self._wants() == settled:

@@ -3,14 +3,17 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
 from random import Random
+from typing import cast
 
 import pytest
 
 from eniallocator import routes
+from eniallocator.cloud.errors import ApiError, Transient
+from eniallocator.cloud.routes import RouteApi, RouteEntry, RouteStatus
 from eniallocator.evidence import MOST_A_ROUND
 from eniallocator.route_keeper import RouteKeeper
 from eniallocator.routes import NodeRoute, RouteState, Verdict
@@ -29,12 +32,18 @@ async def cloud(tmp_path: Path) -> AsyncIterator[RouteWorld]:
 
 @contextlib.contextmanager
 def keeping(
-    cloud: RouteWorld, *, tables: Sequence[str] = (), quota: int = 200, dry_run: bool = False, most_percent: int = 20
+    cloud: RouteWorld,
+    *,
+    tables: Sequence[str] = (),
+    quota: int = 200,
+    dry_run: bool = False,
+    most_percent: int = 20,
+    wrap: Callable[[RouteApi], object] = lambda api: api,
 ) -> Iterator[RouteKeeper]:
-    """A keeper of the system table, or of ``tables``."""
+    """A keeper of the system table, or of ``tables``; ``wrap``: what it has for its API."""
     with cloud.api() as api:
         yield RouteKeeper(
-            api,
+            cast("RouteApi", wrap(api)),
             tables=tables or [cloud.table.id],
             cluster="box",
             quota=quota,
@@ -249,6 +258,53 @@ async def test_a_route_that_stands_says_nothing_of_another_that_the_node_wants(c
     assert told[0][other].state is RouteState.PENDING
     assert "InternalError" in told[0][other].message
     assert told[-1][other].stands
+
+
+@pytest.mark.parametrize("gone_first", [True, False])
+async def test_a_table_that_is_gone_keeps_no_other_from_its_routes(cloud: RouteWorld, *, gone_first: bool) -> None:
+    """The route stands where it can, and is told to stand at no time: one of its tables has not got it."""
+    (want,) = await cloud.nodes(1)
+    tables = ["vtb-gone", cloud.table.id] if gone_first else [cloud.table.id, "vtb-gone"]
+    told: list[Mapping[NodeRoute, Verdict]] = []
+    with keeping(cloud, tables=tables) as keeper:
+        async with asyncio.timeout(60):
+            assert await keeper.settle(lambda: [want], told.append)
+    assert set(cloud.custom) == {str(want.destination)}
+    assert not any(verdict.stands for verdicts in told for verdict in verdicts.values())
+    assert told[-1][want].state is RouteState.REFUSED
+    assert "InvalidRouteTableId.NotFound" in told[-1][want].message
+
+
+class Sick:
+    """Of one of two tables the cloud says ``answer`` for ever."""
+
+    def __init__(self, api: RouteApi, answer: RouteEntry | ApiError) -> None:
+        self.api = api
+        self.answer = answer
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.api, name)
+
+    async def entries(self, table_id: str) -> tuple[RouteEntry, ...]:
+        if table_id != "vtb-sick":
+            return await self.api.entries(table_id)
+        if isinstance(self.answer, ApiError):
+            raise self.answer
+        return (self.answer,)
+
+
+@pytest.mark.parametrize("trouble", ["unreadable", "never done"])
+async def test_a_table_in_lasting_trouble_lets_the_others_have_their_turn(cloud: RouteWorld, trouble: str) -> None:
+    """And wants to be tried again at once, for trouble may pass at any time."""
+    (want,) = await cloud.nodes(1)
+    pending = RouteEntry("rte-1", want.destination, RouteStatus.PENDING, "Custom", (want.instance_id,), "", MARK)
+    answer = Transient("DescribeRouteEntryList", "Unreadable", "") if trouble == "unreadable" else pending
+    told: list[Mapping[NodeRoute, Verdict]] = []
+    with keeping(cloud, tables=["vtb-sick", cloud.table.id], wrap=lambda api: Sick(api, answer)) as keeper:
+        async with asyncio.timeout(60):
+            assert not await keeper.settle(lambda: [want], told.append)
+    assert set(cloud.custom) == {str(want.destination)}
+    assert told[-1][want].state is RouteState.PENDING
 
 
 async def test_the_tables_of_a_vpc_are_found(cloud: RouteWorld) -> None:
