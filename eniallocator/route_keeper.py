@@ -21,6 +21,7 @@ from eniallocator.cloud.errors import (
     Forbidden,
     NotFound,
     QuotaExhausted,
+    Refused,
     Throttled,
     Transient,
     WrongState,
@@ -35,15 +36,19 @@ from eniway.model import InstanceId
 _log = log.get(__name__)
 
 Wants = Callable[[], Collection[NodeRoute]]
-Tell = Callable[[Mapping[str, Verdict]], None]
+Tell = Callable[[Mapping[NodeRoute, Verdict]], None]
 
 _PASSING: Final = (Throttled, Transient, Busy, WrongState, Credentials)
 """Errors that say nothing about what was asked for: the same again, later."""
+_OF_THE_TABLE: Final = (Refused, NotFound)
+"""Errors of a look at a table that the next look would only repeat: it is gone, or no right leads to it."""
 _SECONDS_BETWEEN: Final = 1.0
 """Between a write and the first look at what became of it."""
 _SLOWEST_LOOK: Final = 5.0
 _SECONDS_QUIET: Final = 30.0
 """How long a write waits for the one before it to be done; longer, and it is left to the cloud to refuse it."""
+_SECONDS_PATIENT: Final = 30.0
+"""How long a table in trouble is stayed with before the others have their turn."""
 
 
 class RouteKeeper:
@@ -75,7 +80,8 @@ class RouteKeeper:
         self._new_id = new_id
         self._most_percent = most_percent
         self._dry_run = dry_run
-        self._verdicts: dict[str, dict[str, Verdict]] = {table: {} for table in tables}
+        self._verdicts: dict[str, dict[NodeRoute, Verdict]] = {table: {} for table in tables}
+        """By the route, not the node: another Node of the name may want another one."""
         self._held: dict[tuple[str, NodeRoute], tuple[Verdict, float]] = {}
         """What the cloud refused, what it said, and the monotonic time from when on it is tried again."""
         self._create_singly: dict[NodeRoute, str] = {}
@@ -86,15 +92,15 @@ class RouteKeeper:
         self.too_many_gone: dict[str, int] = {}
         """By table: how many instances are gone, where that is more than is believed: their entries stay."""
 
-    async def settle(self, wants: Wants, tell: Tell) -> None:
-        """Return when every route stands, or cannot for now.
+    async def settle(self, wants: Wants, tell: Tell) -> bool:
+        """Return when every route stands, or cannot for now; False where trouble has not passed: call again at once.
 
-        ``wants`` is asked again before each step; ``tell`` hears each node's verdict whenever it may have changed.
+        ``wants`` is asked again before each step; ``tell`` hears the verdict on each route that every table has been
+        looked at for, whenever it may have changed.
         """
-        for table in self._tables:
-            await self._settle(table, wants, tell)
+        return all([await self._settle(table, wants, tell) for table in self._tables])
 
-    async def _settle(self, table: str, wants: Wants, tell: Tell) -> None:
+    async def _settle(self, table: str, wants: Wants, tell: Tell) -> bool:
         asked: set[InstanceId] = set()
         gone: set[InstanceId] = set()
         looks = _looks()
@@ -105,6 +111,7 @@ class RouteKeeper:
         self.too_many_gone.pop(table, None)
         removals = MOST_A_ROUND
         quiet_by = self._clock.monotonic()
+        patient_until = quiet_by + _SECONDS_PATIENT
         while True:
             wanted = wants()
             try:
@@ -119,40 +126,61 @@ class RouteKeeper:
                     most_removals=removals,
                     held=self._held_now(table),
                 )
-                self._tell(table, plan.verdicts, tell)
+                self._tell(table, {want: plan.verdicts[want.node] for want in wanted}, tell)
                 if fresh := plan.suspects - asked:
-                    proved = await evidence.gone(
-                        self._api, fresh, {want.instance_id for want in wanted}, random=self._random
-                    )
+                    gone |= await self._proved(table, fresh, gone, plan, wanted)
                     asked |= fresh
-                    if evidence.too_many(gone | proved, plan.known | gone, most_percent=self._most_percent):
-                        self._refuse(table, gone | proved, plan.known | gone)
-                    else:
-                        gone |= proved
                     continue
                 if self._dry_run:
                     _would(table, plan)
-                    return
+                    return True
                 delete = [entry for entry in plan.delete if entry.entry_id not in self._stuck]
                 if plan.busy and (self._clock.monotonic() < quiet_by or not (delete or plan.create)):
-                    await self._clock.sleep(next(looks))
-                    continue
-                if delete:
-                    deleted = await self._delete(table, delete)
-                    removals -= sum(entry.hops[0] in gone for entry in deleted)
-                elif plan.create:
-                    await self._create(table, plan.create)
+                    pause = next(looks)
+                elif delete or plan.create:
+                    removals -= await self._write(table, delete, plan.create, gone)
+                    looks = _looks()
+                    pauses.clear()
+                    quiet_by = self._clock.monotonic() + _SECONDS_QUIET
+                    patient_until = self._clock.monotonic() + _SECONDS_PATIENT
+                    pause = _SECONDS_BETWEEN
                 else:
-                    return
-                looks = _looks()
-                pauses.clear()
-                quiet_by = self._clock.monotonic() + _SECONDS_QUIET
-                await self._clock.sleep(_SECONDS_BETWEEN)
+                    return True
             except ApiError as error:
                 self._tell_trouble(table, wanted, error, tell)
+                if isinstance(error, _OF_THE_TABLE):
+                    return True
                 base, cap = error.patience
                 backoff = full_jitter(base=base, cap=cap, random=self._random)
-                await self._clock.sleep(next(pauses.setdefault(type(error), backoff)))
+                pause = next(pauses.setdefault(type(error), backoff))
+            if self._clock.monotonic() >= patient_until:
+                return False
+            await self._clock.sleep(pause)
+
+    async def _proved(
+        self,
+        table: str,
+        fresh: Collection[InstanceId],
+        gone: Collection[InstanceId],
+        plan: routes.Plan,
+        wanted: Collection[NodeRoute],
+    ) -> frozenset[InstanceId]:
+        """Those of ``fresh`` that are gone; none where that makes too many beside ``gone``."""
+        proved = await evidence.gone(self._api, fresh, {want.instance_id for want in wanted}, random=self._random)
+        all_gone, known = proved.union(gone), plan.known.union(gone)
+        if evidence.too_many(all_gone, known, most_percent=self._most_percent):
+            self._refuse(table, all_gone, known)
+            return frozenset()
+        return proved
+
+    async def _write(
+        self, table: str, delete: Sequence[RouteEntry], create: Sequence[NodeRoute], gone: Collection[InstanceId]
+    ) -> int:
+        """One write, deletions first; how many entries of instances that are ``gone`` are on their way out by it."""
+        if not delete:
+            await self._create(table, create)
+            return 0
+        return sum(entry.hops[0] in gone for entry in await self._delete(table, delete))
 
     def _refuse(self, table: str, gone: Collection[InstanceId], known: Collection[InstanceId]) -> None:
         self.too_many_gone[table] = len(gone)
@@ -259,14 +287,15 @@ class RouteKeeper:
         state = RouteState.PENDING if isinstance(error, _PASSING) else RouteState.REFUSED
         told = {}
         for want in wants:
-            before = known.get(want.node)
-            told[want.node] = before if before is not None and before.stands else _refusal(state, error)
+            before = known.get(want)
+            told[want] = before if before is not None and before.stands else _refusal(state, error)
         self._tell(table, told, tell)
 
-    def _tell(self, table: str, verdicts: Mapping[str, Verdict], tell: Tell) -> None:
+    def _tell(self, table: str, verdicts: Mapping[NodeRoute, Verdict], tell: Tell) -> None:
         self._verdicts[table] = dict(verdicts)
-        nodes = {node for known in self._verdicts.values() for node in known}
-        tell({node: routes.worst(known[node] for known in self._verdicts.values() if node in known) for node in nodes})
+        known = self._verdicts.values()
+        wants = set(verdicts).intersection(*known)
+        tell({want: routes.worst(verdicts[want] for verdicts in known) for want in wants})
 
 
 def _would(table: str, plan: routes.Plan) -> None:

@@ -54,13 +54,20 @@ def placed(nodes: Mapping[str, Node], networks: Mapping[str, NodeNetwork]) -> fr
 
 
 def writes(
-    verdicts: Mapping[str, Verdict], nodes: Mapping[str, Node], networks: Mapping[str, NodeNetwork], *, now: str
+    verdicts: Mapping[NodeRoute, Verdict],
+    nodes: Mapping[str, Node],
+    networks: Mapping[str, NodeNetwork],
+    *,
+    region: str,
+    now: str,
 ) -> list[ConditionWrite]:
-    """What the objects do not say yet. ``now`` is RFC 3339."""
+    """What the objects do not say yet of the routes that they ask for by now. ``now`` is RFC 3339."""
     found = []
-    for name, verdict in sorted(verdicts.items()):
-        if (node := nodes.get(name)) is not None and verdict.stands:
-            before = condition_of(node.status.conditions, NETWORK_UNAVAILABLE)
+    asked = wanted(nodes.values(), networks, region=region)
+    for want in sorted(asked & verdicts.keys(), key=lambda want: want.node):
+        name, verdict = want.node, verdicts[want]
+        if verdict.stands:
+            before = condition_of(nodes[name].status.conditions, NETWORK_UNAVAILABLE)
             if before is None or (before.status, before.reason) != ("False", RouteState.CREATED):
                 told = _condition(NETWORK_UNAVAILABLE, "False", verdict, before, now)
                 found.append(ConditionWrite("Node", name, {**told, "lastHeartbeatTime": now}))

@@ -25,6 +25,7 @@ from aliyunsdkecs.request.v20140526.UnassignPrivateIpAddressesRequest import Una
 
 from eniallocator.clock import Clock
 from eniallocator.cloud.api import Eni, EniStatus, InstanceType, Trouble, VSwitch
+from eniallocator.cloud.caller import Read, cursor_of, listed, nothing
 from eniallocator.cloud.credentials import AccessKey, Keys
 from eniallocator.cloud.errors import (
     ApiError,
@@ -125,7 +126,7 @@ class EcsCloud:
             request.set_InstanceId(instance_id)
             return request
 
-        await self._call("AttachNetworkInterface", build, _nothing)
+        await self._call("AttachNetworkInterface", build, nothing)
 
     async def detach_eni(self, eni_id: EniId, instance_id: InstanceId) -> None:
         """As CloudApi says."""
@@ -136,7 +137,7 @@ class EcsCloud:
             request.set_InstanceId(instance_id)
             return request
 
-        await self._call("DetachNetworkInterface", build, _nothing)
+        await self._call("DetachNetworkInterface", build, nothing)
 
     async def delete_eni(self, eni_id: EniId) -> None:
         """As CloudApi says."""
@@ -146,7 +147,7 @@ class EcsCloud:
             request.set_NetworkInterfaceId(eni_id)
             return request
 
-        await self._call("DeleteNetworkInterface", build, _nothing)
+        await self._call("DeleteNetworkInterface", build, nothing)
 
     async def assign(self, eni_id: EniId, count: int, *, token: str) -> tuple[IPv4Address, ...]:
         """As CloudApi says."""
@@ -173,7 +174,7 @@ class EcsCloud:
             request.set_PrivateIpAddresss([str(address) for address in addresses])
             return request
 
-        await self._call("UnassignPrivateIpAddresses", build, _nothing)
+        await self._call("UnassignPrivateIpAddresses", build, nothing)
 
     async def check_sources(self, eni_id: EniId, *, on: bool) -> None:
         """As CloudApi says."""
@@ -184,7 +185,7 @@ class EcsCloud:
             request.set_SourceDestCheck(value_of(flag=on))
             return request
 
-        await self._call("ModifyNetworkInterfaceAttribute", build, _nothing)
+        await self._call("ModifyNetworkInterfaceAttribute", build, nothing)
 
     async def enis(
         self,
@@ -213,8 +214,8 @@ class EcsCloud:
                     "DescribeNetworkInterfaces",
                     lambda: _describe_enis(chunk, instance_id, tags, cursor),  # noqa: B023 -- called at once
                     lambda answer: (
-                        [_eni(item) for item in _listed(answer, "NetworkInterfaceSets", "NetworkInterfaceSet")],
-                        str(answer.get("NextToken") or ""),
+                        [_eni(item) for item in listed(answer, "NetworkInterfaceSets", "NetworkInterfaceSet")],
+                        cursor_of(answer),
                     ),
                     leave,
                 )
@@ -254,7 +255,7 @@ class EcsCloud:
                         cidr=IPv4Network(item["CidrBlock"]),
                         available=int(item["AvailableIpAddressCount"]),
                     )
-                    for item in _listed(answer, "VSwitches", "VSwitch")
+                    for item in listed(answer, "VSwitches", "VSwitch")
                 ],
                 leave,
             )
@@ -272,7 +273,7 @@ class EcsCloud:
             return request
 
         def parse(answer: dict[str, Any]) -> InstanceType:
-            for item in _listed(answer, "InstanceTypes", "InstanceType"):
+            for item in listed(answer, "InstanceTypes", "InstanceType"):
                 if item["InstanceTypeId"] == name:
                     return InstanceType(
                         name, enis=int(item["EniQuantity"]), addresses_per_eni=int(item["EniPrivateIpAddressQuantity"])
@@ -282,9 +283,15 @@ class EcsCloud:
         return await self._call("DescribeInstanceTypes", build, parse)
 
     async def call(
-        self, product: str, action: str, params: Mapping[str, str], *, form: Mapping[str, str] | None = None
-    ) -> dict[str, Any]:
-        """Any Action by name (``cloud.vpc.Caller``); ``form`` travels in the body: a URL has no room for long lists."""
+        self,
+        product: str,
+        action: str,
+        params: Mapping[str, str],
+        read: Read[_T],
+        *,
+        form: Mapping[str, str] | None = None,
+    ) -> _T:
+        """Any Action by name (``cloud.caller.Caller``); the body is for long lists, for which a URL has no room."""
 
         def build() -> Any:
             request = RpcRequest(product, VERSIONS[product], action, product.lower())
@@ -293,13 +300,13 @@ class EcsCloud:
             request.set_body_params(dict(form or {}))
             return request
 
-        return await self._call(action, build, lambda answer: answer)
+        return await self._call(action, build, read)
 
     async def _call(
         self,
         action: str,
         build: Callable[[], Any],
-        parse: Callable[[dict[str, Any]], _T],
+        parse: Read[_T],
         leave: Callable[[], None] | None = None,
     ) -> _T:
         """One call. Raises a class of ``cloud.errors`` and remembers trouble that concerns all calls.
@@ -359,16 +366,12 @@ class EcsCloud:
             raise Credentials(action, "NoAccessKey", str(error)) from error
 
 
-def _read(action: str, answer: dict[str, Any], parse: Callable[[dict[str, Any]], _T]) -> _T:
+def _read(action: str, answer: dict[str, Any], parse: Read[_T]) -> _T:
     """What an answer says; Transient for one that lacks what the API reference promises, or words it otherwise."""
     try:
         return parse(answer)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Transient(action, "Unreadable", f"the answer is not as documented: {error!r}") from error
-
-
-def _nothing(_: dict[str, Any]) -> None:
-    """Of an answer that says no more than that it is one."""
 
 
 def value_of(*, flag: bool) -> str:
@@ -394,12 +397,6 @@ def _describe_enis(ids: Sequence[EniId], instance_id: InstanceId | None, tags: M
     return request
 
 
-def _listed(answer: Mapping[str, Any], outer: str, inner: str) -> list[dict[str, Any]]:
-    """A list as ECS wraps it; empty ones may be [], {} or missing."""
-    wrapped = answer.get(outer) or {}
-    return list(wrapped.get(inner) or []) if isinstance(wrapped, dict) else []
-
-
 def _eni(item: Mapping[str, Any]) -> Eni:
     if not item.get("NetworkInterfaceId"):
         raise Transient("CreateNetworkInterface", "NoId", "the answer names no ENI; asking again")
@@ -415,12 +412,12 @@ def _eni(item: Mapping[str, Any]) -> Eni:
         address=IPv4Address(address),
         secondary=tuple(
             IPv4Address(entry["PrivateIpAddress"])
-            for entry in _listed(item, "PrivateIpSets", "PrivateIpSet")
+            for entry in listed(item, "PrivateIpSets", "PrivateIpSet")
             if not entry.get("Primary")
         ),
         instance_id=InstanceId(item["InstanceId"]) if item.get("InstanceId") else None,
         description=item.get("Description", ""),
-        tags={tag["TagKey"]: tag["TagValue"] for tag in _listed(item, "Tags", "Tag")},
+        tags={tag["TagKey"]: tag["TagValue"] for tag in listed(item, "Tags", "Tag")},
         security_groups=tuple(map(SecurityGroupId, (item.get("SecurityGroupIds") or {}).get("SecurityGroupId") or ())),
         source_dest_check=item.get("SourceDestCheck"),
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from eniallocator.cloud.api import EniStatus
-from eniallocator.cloud.caller import Caller, existing, listed
+from eniallocator.cloud.caller import Caller, cursor_of, existing, listed, nothing
 from eniway.model import EniId, InstanceId
 
 PAGE: Final = 500
@@ -57,9 +57,8 @@ class Fleet:
         cursor = ""
         while True:
             params = {"VpcId": vpc_id, "MaxResults": str(PAGE), **({"NextToken": cursor} if cursor else {})}
-            answer = await self._caller.call("Ecs", "DescribeNetworkInterfaces", params)
-            found += [_eni(item) for item in listed(answer, "NetworkInterfaceSets", "NetworkInterfaceSet")]
-            cursor = answer.get("NextToken") or ""
+            page, cursor = await self._caller.call("Ecs", "DescribeNetworkInterfaces", params, _page)
+            found += page
             if not cursor:
                 return tuple(found)
 
@@ -69,7 +68,11 @@ class Fleet:
 
     async def delete_eni(self, eni_id: EniId) -> None:
         """As FleetApi says."""
-        await self._caller.call("Ecs", "DeleteNetworkInterface", {"NetworkInterfaceId": eni_id})
+        await self._caller.call("Ecs", "DeleteNetworkInterface", {"NetworkInterfaceId": eni_id}, nothing)
+
+
+def _page(answer: Mapping[str, Any]) -> tuple[list[FleetEni], str]:
+    return [_eni(item) for item in listed(answer, "NetworkInterfaceSets", "NetworkInterfaceSet")], cursor_of(answer)
 
 
 def _eni(item: Mapping[str, Any]) -> FleetEni:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from ipaddress import IPv4Network
 from typing import Any, Final
 
-from eniallocator.cloud.caller import Caller, existing, listed
+from eniallocator.cloud.caller import Caller, cursor_of, existing, listed, nothing
 from eniallocator.cloud.errors import Refused
 from eniallocator.cloud.routes import NewEntry, RouteEntry, RouteStatus, Tables
 from eniway.model import InstanceId
@@ -29,18 +29,18 @@ class VpcRoutes:
         """As RouteApi says; Refused where the VPC is not there."""
         system, custom, page = "", [], 1
         while True:
-            answer = await self._caller.call(
+            kinds = await self._caller.call(
                 "Vpc",
                 "DescribeRouteTableList",
                 {"VpcId": vpc_id, "PageNumber": str(page), "PageSize": str(TABLE_PAGE)},
+                _tables,
             )
-            items = listed(answer, "RouterTableList", "RouterTableListType")
-            for item in items:
-                if item["RouteTableType"] == "System":
-                    system = item["RouteTableId"]
+            for table_id, kind in kinds:
+                if kind == "System":
+                    system = table_id
                 else:
-                    custom.append(item["RouteTableId"])
-            if len(items) < TABLE_PAGE:
+                    custom.append(table_id)
+            if len(kinds) < TABLE_PAGE:
                 break
             page += 1
         if not system:
@@ -53,11 +53,10 @@ class VpcRoutes:
         cursor = ""
         while True:
             params = {"RouteTableId": table_id, "IpVersion": "ipv4", "MaxResult": str(ENTRY_PAGE)}
-            answer = await self._caller.call(
-                "Vpc", "DescribeRouteEntryList", params | ({"NextToken": cursor} if cursor else {})
+            page, cursor = await self._caller.call(
+                "Vpc", "DescribeRouteEntryList", params | ({"NextToken": cursor} if cursor else {}), _entries
             )
-            found += [_entry(item) for item in listed(answer, "RouteEntrys", "RouteEntry")]
-            cursor = answer.get("NextToken") or ""
+            found += page
             if not cursor:
                 return tuple(found)
 
@@ -74,10 +73,15 @@ class VpcRoutes:
             }
             for entry in entries
         )
-        answer = await self._caller.call("Vpc", "CreateRouteEntries", {}, form=form)
-        return {
-            IPv4Network(item["DstCidrBlock"]): item["FailedCode"] for item in answer.get("FailedRouteEntries") or ()
-        }
+        return await self._caller.call(
+            "Vpc",
+            "CreateRouteEntries",
+            {},
+            lambda answer: {
+                IPv4Network(item["DstCidrBlock"]): item["FailedCode"] for item in answer.get("FailedRouteEntries") or ()
+            },
+            form=form,
+        )
 
     async def create_one(self, table_id: str, entry: NewEntry, *, token: str) -> None:
         """As RouteApi says."""
@@ -93,6 +97,7 @@ class VpcRoutes:
                 "Description": entry.description,
                 "ClientToken": token,
             },
+            nothing,
         )
 
     async def delete(self, table_id: str, entries: Sequence[RouteEntry]) -> Mapping[str, str]:
@@ -106,16 +111,21 @@ class VpcRoutes:
             }
             for entry in entries
         )
-        answer = await self._caller.call("Vpc", "DeleteRouteEntries", {}, form=form)
         by_destination = {str(entry.destination): entry.entry_id for entry in entries}
-        return {
-            item.get("RouteEntryId") or by_destination[item["DstCidrBlock"]]: item["FailedCode"]
-            for item in answer.get("FailedRouteEntries") or ()
-        }
+        return await self._caller.call(
+            "Vpc",
+            "DeleteRouteEntries",
+            {},
+            lambda answer: {
+                item.get("RouteEntryId") or by_destination[item["DstCidrBlock"]]: item["FailedCode"]
+                for item in answer.get("FailedRouteEntries") or ()
+            },
+            form=form,
+        )
 
     async def delete_one(self, entry_id: str) -> None:
         """As RouteApi says."""
-        await self._caller.call("Vpc", "DeleteRouteEntry", {"RouteEntryId": entry_id})
+        await self._caller.call("Vpc", "DeleteRouteEntry", {"RouteEntryId": entry_id}, nothing)
 
     async def instances(self, ids: Collection[InstanceId]) -> frozenset[InstanceId]:
         """As RouteApi says."""
@@ -126,11 +136,30 @@ def _numbered(rows: Any) -> dict[str, str]:
     return {f"RouteEntries.{n}.{key}": value for n, row in enumerate(rows, 1) for key, value in row.items()}
 
 
-def _entry(item: Mapping[str, Any]) -> RouteEntry:
+def _tables(answer: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(RouteTableId, RouteTableType) of a page."""
+    items = listed(answer, "RouterTableList", "RouterTableListType")
+    return [(item["RouteTableId"], item["RouteTableType"]) for item in items]
+
+
+def _entries(answer: Mapping[str, Any]) -> tuple[list[RouteEntry], str]:
+    """A page without what leads elsewhere than to an IPv4 network: prefix lists (pl-…) and IPv6, never ours."""
+    items = ((_network(item["DestinationCidrBlock"]), item) for item in listed(answer, "RouteEntrys", "RouteEntry"))
+    return [_entry(network, item) for network, item in items if network is not None], cursor_of(answer)
+
+
+def _network(destination: str) -> IPv4Network | None:
+    try:
+        return IPv4Network(destination)
+    except ValueError:
+        return None
+
+
+def _entry(destination: IPv4Network, item: Mapping[str, Any]) -> RouteEntry:
     status = item.get("Status", "")
     return RouteEntry(
         entry_id=item["RouteEntryId"],
-        destination=IPv4Network(item["DestinationCidrBlock"]),
+        destination=destination,
         status=RouteStatus(status) if status in set(RouteStatus) else RouteStatus.OTHER,
         origin=item.get("Type", ""),
         hops=tuple(hop["NextHopId"] for hop in listed(item, "NextHops", "NextHop") if hop.get("NextHopId")),

@@ -33,6 +33,12 @@ _TIMEOUT = aiohttp.ClientTimeout(total=10, sock_connect=3)
 _LIST_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=3)
 _LATE = 15
 """Seconds that the end of a watch may come late."""
+SILENT = 120
+"""Seconds without a byte after which a watch is given up: a server that hangs still answers the kernel's probes.
+
+The API server sends bookmarks about once a minute to who asks for them (KEP-956); of a collection in which nothing has
+happened since it started it may send none, and that watch is merely begun anew.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +137,10 @@ class KubeClient:
         """GET with watch=1: the lines as they come, until the server ends the watch, after ``seconds`` at the latest.
 
         Close the generator (``contextlib.aclosing``) when not reading to the end. A connection that died without a word
-        is noticed by keep-alive probes of the kernel.
+        is noticed by keep-alive probes of the kernel, a server that is silent after ``SILENT``: ask for bookmarks.
         """
         query = {**query, "watch": "1", "timeoutSeconds": str(seconds)}
-        timeout = aiohttp.ClientTimeout(total=seconds + _LATE, sock_connect=3)
+        timeout = aiohttp.ClientTimeout(total=seconds + _LATE, sock_connect=3, sock_read=SILENT)
         async with self._send("GET", path, query, timeout=timeout) as response:
             # Not readline: its limit is 64 KiB, an object's is 1.5 MiB
             begun = b""

@@ -2,8 +2,8 @@
 
 A change from no free capacity to some is written at once, so that a waiting pod is scheduled; everything else at most
 every ``interval``. A failed write is tried again with backoff: the object is derived, nothing is lost while the API
-server is away. It is also written again now and then as it is, under the Node as it is by then: someone may have
-deleted or edited it, and a Node that registered anew has another uid.
+server is away. It is also written again now and then as it is, and at once where a write made it anew, under the Node
+as it is by then: someone may have deleted or edited it, and a Node that registered anew has another uid.
 """
 
 from __future__ import annotations
@@ -65,20 +65,24 @@ class NodeNetworkPublisher:
     async def run(self) -> None:
         """Publish until cancelled."""
         loop = asyncio.get_running_loop()
-        owner = await self._forever(self._owner)
-        owned_at = loop.time()
+        owner: dict[str, Any] | None = None
+        owned_at = 0.0
+        uid: str | None = None
         written: Status | None = None
         wrote_at = 0.0
         while True:
-            if loop.time() - owned_at >= self._reassert:
+            if owner is None or loop.time() - owned_at >= self._reassert:
                 owner = await self._forever(self._owner)
                 owned_at = loop.time()
                 written = None
             status = self._status()
             age = loop.time() - wrote_at
             if status != written and (age >= self._interval or urgent(written, status)):
-                await self._forever(partial(self._write, owner, status))
+                before, uid = uid, await self._forever(partial(self._write, owner, status))
                 written, wrote_at = status, loop.time()
+                if before not in (None, uid):
+                    # Made anew: it went with the Node that it is written under, or somebody deleted it
+                    owner = None
             elif status != written and not self._is_none_left(written):
                 # Nothing of it is urgent before the interval is over, so changes need not be looked at.
                 await asyncio.sleep(self._interval - age)
@@ -99,10 +103,11 @@ class NodeNetworkPublisher:
         node = await self._client.request("GET", f"/api/v1/nodes/{self._node}")
         return {"apiVersion": "v1", "kind": "Node", "name": self._node, "uid": node["metadata"]["uid"]}
 
-    async def _write(self, owner: dict[str, Any], status: Status) -> None:
+    async def _write(self, owner: dict[str, Any], status: Status) -> str | None:
+        """The uid of what was written."""
         head = {"apiVersion": names.API_VERSION, "kind": "NodeNetwork"}
         path = f"{_PATH}/{self._node}"
-        await self._client.request(
+        answer = await self._client.request(
             "PATCH",
             path,
             body={**head, "metadata": {"name": self._node, "ownerReferences": [owner]}},
@@ -116,6 +121,8 @@ class NodeNetworkPublisher:
             content_type=APPLY,
             query=_MANAGER,
         )
+        uid: str | None = answer.get("metadata", {}).get("uid")
+        return uid
 
     async def _forever(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
         for delay in full_jitter(base=1, cap=30, random=self._random):

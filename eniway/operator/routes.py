@@ -67,11 +67,12 @@ class Routes:
         self._about = about
         self._clock = clock
         self._random = random
-        self._verdicts: Mapping[str, Verdict] = {}
+        self._verdicts: Mapping[NodeRoute, Verdict] = {}
         self._told = asyncio.Event()
 
     async def run(self) -> None:
-        """Keep routes and conditions until cancelled."""
+        """Keep routes and conditions until cancelled. What an earlier leadership knew is forgotten."""
+        self._verdicts = {}
         try:
             async with asyncio.TaskGroup() as group:
                 if not self._config.operator.dry_run:  # what a dry run says of a route is not so
@@ -95,8 +96,10 @@ class Routes:
         while True:
             seen = self._nodes.generation, self._networks.generation
             settled = self._wants()
-            await keeper.settle(self._wants, self._tell)
+            at_rest = await keeper.settle(self._wants, self._tell)
             self._tell_too_many(keeper.too_many_gone)
+            if not at_rest:
+                continue
             try:
                 async with asyncio.timeout(RESYNC):
                     while self._wants() == settled:
@@ -122,12 +125,12 @@ class Routes:
         """Return when either copy has moved on."""
         await either_changed((self._nodes, nodes), (self._networks, networks))
 
-    def _tell(self, verdicts: Mapping[str, Verdict]) -> None:
-        for node, verdict in verdicts.items():
-            if verdict != self._verdicts.get(node):
-                _log.info("route", node=node, state=verdict.state, what=verdict.message)
+    def _tell(self, verdicts: Mapping[NodeRoute, Verdict]) -> None:
+        for want, verdict in verdicts.items():
+            if verdict != self._verdicts.get(want):
+                _log.info("route", node=want.node, state=verdict.state, what=verdict.message)
                 if verdict.state in _WORTH_AN_EVENT:
-                    self._recorder.tell(Event(NodeRef(node), "Warning", verdict.state, verdict.message))
+                    self._recorder.tell(Event(NodeRef(want.node), "Warning", verdict.state, verdict.message))
         self._verdicts = verdicts
         counts = Counter(verdict.state for verdict in verdicts.values())
         for state in RouteState:
@@ -151,7 +154,10 @@ class Routes:
             seen = self._nodes.generation, self._networks.generation
             now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             failed = False
-            for write in route_nodes.writes(self._verdicts, self._nodes.items, self._networks.items, now=now):
+            writes = route_nodes.writes(
+                self._verdicts, self._nodes.items, self._networks.items, region=self._region, now=now
+            )
+            for write in writes:
                 try:
                     await self._write(write)
                 except KubeError as error:

@@ -1,15 +1,19 @@
 """Routes kept in a route table, over real HTTP with the real SDK."""
 
 import asyncio
+import contextlib
 import itertools
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
 from random import Random
+from typing import cast
 
 import pytest
 
 from eniallocator import routes
+from eniallocator.cloud.errors import ApiError, Transient
+from eniallocator.cloud.routes import RouteApi, RouteEntry, RouteStatus
 from eniallocator.evidence import MOST_A_ROUND
 from eniallocator.route_keeper import RouteKeeper
 from eniallocator.routes import NodeRoute, RouteState, Verdict
@@ -26,14 +30,21 @@ async def cloud(tmp_path: Path) -> AsyncIterator[RouteWorld]:
         yield made
 
 
-async def settle(
-    cloud: RouteWorld, wants: Collection[NodeRoute], *, quota: int = 200, dry_run: bool = False, most_percent: int = 20
-) -> Mapping[str, Verdict]:
-    """What the nodes are told at the end of one settling by a new keeper."""
+@contextlib.contextmanager
+def keeping(
+    cloud: RouteWorld,
+    *,
+    tables: Sequence[str] = (),
+    quota: int = 200,
+    dry_run: bool = False,
+    most_percent: int = 20,
+    wrap: Callable[[RouteApi], object] = lambda api: api,
+) -> Iterator[RouteKeeper]:
+    """A keeper of the system table, or of ``tables``; ``wrap``: what it has for its API."""
     with cloud.api() as api:
-        keeper = RouteKeeper(
-            api,
-            tables=[cloud.table.id],
+        yield RouteKeeper(
+            cast("RouteApi", wrap(api)),
+            tables=tables or [cloud.table.id],
             cluster="box",
             quota=quota,
             clock=cloud.clock,
@@ -42,10 +53,17 @@ async def settle(
             most_percent=most_percent,
             dry_run=dry_run,
         )
-        told: list[Mapping[str, Verdict]] = []
+
+
+async def settle(
+    cloud: RouteWorld, wants: Collection[NodeRoute], *, quota: int = 200, dry_run: bool = False, most_percent: int = 20
+) -> Mapping[str, Verdict]:
+    """What the nodes are told at the end of one settling by a new keeper."""
+    with keeping(cloud, quota=quota, most_percent=most_percent, dry_run=dry_run) as keeper:
+        told: list[Mapping[NodeRoute, Verdict]] = []
         async with asyncio.timeout(60):
             await keeper.settle(lambda: wants, told.append)
-        return told[-1]
+        return {want.node: verdict for want, verdict in told[-1].items()}
 
 
 def states(verdicts: Mapping[str, Verdict]) -> dict[str, RouteState]:
@@ -222,6 +240,71 @@ async def test_what_is_missing_in_the_policy_is_said(cloud: RouteWorld) -> None:
     assert set(states(verdicts).values()) == {RouteState.REFUSED}
     assert "CreateRouteEntries with Forbidden.RAM" in verdicts["node-0"].message
     assert cloud.calls.count("CreateRouteEntries") == 1
+
+
+async def test_a_route_that_stands_says_nothing_of_another_that_the_node_wants(cloud: RouteWorld) -> None:
+    """A new Node of the name, while the cloud is in trouble: nothing is known of its route."""
+    (one,) = await cloud.nodes(1)
+    other = NodeRoute(one.node, IPv4Network("172.20.77.0/24"), one.instance_id)
+    told: list[Mapping[NodeRoute, Verdict]] = []
+    with keeping(cloud) as keeper:
+        async with asyncio.timeout(60):
+            await keeper.settle(lambda: [one], told.append)
+            assert told[-1][one].stands
+            told.clear()
+            cloud.faults.add(Rule(Kind.ERROR, "DescribeRouteEntryList", code="InternalError", status=500, count=1))
+            await keeper.settle(lambda: [other], told.append)
+    assert [set(verdicts) for verdicts in told] == [{other}] * len(told)
+    assert told[0][other].state is RouteState.PENDING
+    assert "InternalError" in told[0][other].message
+    assert told[-1][other].stands
+
+
+@pytest.mark.parametrize("gone_first", [True, False])
+async def test_a_table_that_is_gone_keeps_no_other_from_its_routes(cloud: RouteWorld, *, gone_first: bool) -> None:
+    """The route stands where it can, and is told to stand at no time: one of its tables has not got it."""
+    (want,) = await cloud.nodes(1)
+    tables = ["vtb-gone", cloud.table.id] if gone_first else [cloud.table.id, "vtb-gone"]
+    told: list[Mapping[NodeRoute, Verdict]] = []
+    with keeping(cloud, tables=tables) as keeper:
+        async with asyncio.timeout(60):
+            assert await keeper.settle(lambda: [want], told.append)
+    assert set(cloud.custom) == {str(want.destination)}
+    assert not any(verdict.stands for verdicts in told for verdict in verdicts.values())
+    assert told[-1][want].state is RouteState.REFUSED
+    assert "InvalidRouteTableId.NotFound" in told[-1][want].message
+
+
+class Sick:
+    """Of one of two tables the cloud says ``answer`` for ever."""
+
+    def __init__(self, api: RouteApi, answer: RouteEntry | ApiError) -> None:
+        self.api = api
+        self.answer = answer
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.api, name)
+
+    async def entries(self, table_id: str) -> tuple[RouteEntry, ...]:
+        if table_id != "vtb-sick":
+            return await self.api.entries(table_id)
+        if isinstance(self.answer, ApiError):
+            raise self.answer
+        return (self.answer,)
+
+
+@pytest.mark.parametrize("trouble", ["unreadable", "never done"])
+async def test_a_table_in_lasting_trouble_lets_the_others_have_their_turn(cloud: RouteWorld, trouble: str) -> None:
+    """And wants to be tried again at once, for trouble may pass at any time."""
+    (want,) = await cloud.nodes(1)
+    pending = RouteEntry("rte-1", want.destination, RouteStatus.PENDING, "Custom", (want.instance_id,), "", MARK)
+    answer = Transient("DescribeRouteEntryList", "Unreadable", "") if trouble == "unreadable" else pending
+    told: list[Mapping[NodeRoute, Verdict]] = []
+    with keeping(cloud, tables=["vtb-sick", cloud.table.id], wrap=lambda api: Sick(api, answer)) as keeper:
+        async with asyncio.timeout(60):
+            assert not await keeper.settle(lambda: [want], told.append)
+    assert set(cloud.custom) == {str(want.destination)}
+    assert told[-1][want].state is RouteState.PENDING
 
 
 async def test_the_tables_of_a_vpc_are_found(cloud: RouteWorld) -> None:

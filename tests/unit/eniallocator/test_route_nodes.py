@@ -14,6 +14,7 @@ NOW = "2026-01-02T00:00:00Z"
 THEN = "2026-01-01T00:00:00Z"
 STANDS = Verdict(RouteState.CREATED, "it stands")
 CONFLICT = Verdict(RouteState.CONFLICT, "somebody's")
+WANT = NodeRoute("n", IPv4Network("172.20.1.0/24"), InstanceId("i-2"))
 
 
 def node(*, provider: str = "cn-box.i-1", cidr: str = "172.20.1.0/24", more: list[str] | None = None) -> Node:
@@ -31,6 +32,13 @@ def network(*, instance: str = "i-2", owner: str = "uid", conditions: tuple[Cond
     }
     made = msgspec.convert(raw, NodeNetwork)
     return msgspec.structs.replace(made, status=msgspec.structs.replace(made.status, conditions=conditions))
+
+
+def told() -> Node:
+    """A node whose NetworkUnavailable is cleared already."""
+    made = node()
+    cleared = Condition(NETWORK_UNAVAILABLE, "False", "RouteCreated", "", THEN)
+    return msgspec.structs.replace(made, status=msgspec.structs.replace(made.status, conditions=(cleared,)))
 
 
 @pytest.mark.parametrize(
@@ -82,27 +90,42 @@ def test_network_unavailable_is_cleared_only_when_the_route_stands() -> None:
     nodes, networks = {"n": node()}, {"n": network()}
     assert [
         (write.kind, write.condition["type"], write.condition["status"], write.condition["reason"])
-        for write in writes({"n": STANDS}, nodes, networks, now=NOW)
+        for write in writes({WANT: STANDS}, nodes, networks, region="cn-box", now=NOW)
     ] == [
         ("Node", NETWORK_UNAVAILABLE, "False", "RouteCreated"),
         ("NodeNetwork", ROUTE_READY, "True", "RouteCreated"),
     ]
-    (only,) = writes({"n": CONFLICT}, nodes, networks, now=NOW)
+    (only,) = writes({WANT: CONFLICT}, nodes, networks, region="cn-box", now=NOW)
     assert (only.kind, only.condition["status"], only.condition["message"]) == ("NodeNetwork", "False", "somebody's")
 
 
 def test_what_is_told_already_is_not_told_again() -> None:
     """And a change of the reason alone keeps the time of the last change of status."""
     before = Condition(ROUTE_READY, "False", "RoutePending", "soon", THEN)
-    networks = {"n": network(conditions=(before,))}
+    nodes, networks = {"n": told()}, {"n": network(conditions=(before,))}
     pending = Verdict(RouteState.PENDING, "soon")
-    assert not writes({"n": pending}, {}, networks, now=NOW)
-    (write,) = writes({"n": CONFLICT}, {}, networks, now=NOW)
+    assert not writes({WANT: pending}, nodes, networks, region="cn-box", now=NOW)
+    (write,) = writes({WANT: CONFLICT}, nodes, networks, region="cn-box", now=NOW)
     assert write.condition["lastTransitionTime"] == THEN
-    (write,) = writes({"n": STANDS}, {}, networks, now=NOW)
+    (write,) = writes({WANT: STANDS}, nodes, networks, region="cn-box", now=NOW)
     assert write.condition["lastTransitionTime"] == NOW
 
 
 def test_nothing_is_written_to_nodes_that_are_gone() -> None:
-    """A verdict may be older than the last look at the nodes."""
-    assert not writes({"gone": STANDS}, {}, {}, now=NOW)
+    """A verdict may be older than the last look at the nodes; its NodeNetwork goes with the Node."""
+    assert not writes({WANT: STANDS}, {}, {"n": network()}, region="cn-box", now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("one", "its_network"),
+    [
+        (node(cidr="172.20.9.0/24"), network()),
+        (node(), network(instance="i-9")),
+        (node(), network(owner="an earlier node's")),
+        (node(cidr=""), network()),
+    ],
+    ids=["another podCIDR", "another instance", "the daemon has not said yet", "no podCIDR yet"],
+)
+def test_a_new_node_of_the_name_inherits_no_verdict(one: Node, its_network: NodeNetwork) -> None:
+    """What stands is another route."""
+    assert not writes({WANT: STANDS}, {"n": one}, {"n": its_network}, region="cn-box", now=NOW)

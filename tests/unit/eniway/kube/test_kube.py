@@ -24,6 +24,7 @@ class ApiServer:
         self.requests: list[tuple[str, str, dict[str, Any]]] = []
         self.arrived = asyncio.Condition()
         self.failures = 0
+        self.uid = "node-uid"
 
     async def handle(self, request: web.Request) -> web.Response:
         body = await request.read()
@@ -33,7 +34,7 @@ class ApiServer:
         if self.failures:
             self.failures -= 1
             return web.json_response({"kind": "Status", "message": "the server is tired"}, status=503)
-        return web.json_response({"metadata": {"uid": "node-uid"}})
+        return web.json_response({"metadata": {"uid": self.uid}})
 
     async def wait_for(self, count: int) -> None:
         async with self.arrived, asyncio.timeout(20):
@@ -98,6 +99,35 @@ async def test_a_status_is_published_and_a_failed_write_is_tried_again() -> None
         ]
         assert api.requests[-1][2]["status"] == status
         assert api.requests[2][2]["metadata"]["ownerReferences"][0]["uid"] == "node-uid"
+
+
+async def test_one_that_is_made_anew_is_written_under_the_node_as_it_is_by_then() -> None:
+    """The garbage collector took it with an earlier Node of the name: it is not left to a dead owner."""
+    async with serving() as (api, client):
+        news: asyncio.Queue[int] = asyncio.Queue()
+        free = 1
+
+        async def changed() -> None:
+            nonlocal free
+            free = await news.get()
+
+        publisher = NodeNetworkPublisher(
+            client,
+            node="n",
+            status=lambda: {"capacity": {"addresses": {"free": free}}},
+            changed=changed,
+            random=Random(1),
+            interval=0,
+        )
+        task = asyncio.ensure_future(publisher.run())
+        await api.wait_for(3)
+        api.uid = "a new one's"
+        news.put_nowait(2)
+        await api.wait_for(8)
+        task.cancel()
+        heads = [body["metadata"] for _, path, body in api.requests if path.endswith("nodenetworks/n")]
+        written = [head["ownerReferences"][0]["uid"] for head in heads]
+        assert written == ["node-uid", "node-uid", "a new one's"]
 
 
 @pytest.mark.parametrize(

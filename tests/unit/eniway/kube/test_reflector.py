@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from eniway.kube import client
 from eniway.kube.client import Connection, KubeClient
 from eniway.kube.reflector import Reflector, Store
 from eniway.kube.views import Node
@@ -86,8 +87,8 @@ async def reflecting(
     app.router.add_route("GET", "/{path:.*}", script.handle)
     async with TestServer(app, shutdown_timeout=0.1) as server:
         connection = Connection(str(server.make_url("")).rstrip("/"), ssl.create_default_context(), lambda: None)
-        async with KubeClient(connection) as client:
-            reflector = Reflector(client, "/api/v1/nodes", Node, random=Random(1), store=store)
+        async with KubeClient(connection) as kube:
+            reflector = Reflector(kube, "/api/v1/nodes", Node, random=Random(1), store=store)
             task = asyncio.ensure_future(reflector.run())
             try:
                 async with asyncio.timeout(30):
@@ -138,6 +139,19 @@ async def test_a_forgotten_version_is_listed_anew(gone: Reply) -> None:
     ) as (_, reflector):
         await reflector.synced()
         await names(reflector, "b")
+
+
+async def test_a_watch_that_falls_silent_is_taken_up_behind_its_last_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that hangs keeps its connections: bookmarks are asked for, and who hears none asks anew."""
+    monkeypatch.setattr(client, "SILENT", 0.2)
+    async with reflecting(
+        listing(version=7),
+        watch(("ADDED", node("a", 8))),
+        watch(("ADDED", node("b", 9))),
+    ) as (script, reflector):
+        await names(reflector, "a", "b")
+        assert script.asked[2]["resourceVersion"] == "8"
+        assert script.asked[2]["allowWatchBookmarks"] == "true"
 
 
 async def test_a_list_whose_pages_run_out_of_time_begins_again() -> None:
