@@ -56,6 +56,8 @@ class PodResources:
         self._asking = asyncio.Lock()
         self._asked: dict[asyncio.Future[tuple[Slot, ...]], PodRef] = {}
         """Who waits for an answer."""
+        self._strangers: set[str] = set()
+        """Device ids of another plugin's making that were met, and told of."""
 
     async def close(self) -> None:
         """End the connection; a later call makes a new one."""
@@ -121,7 +123,7 @@ class PodResources:
                 # kubelet before 1.34, or KubeletPodResourcesGet switched off
                 return await self.active()
             raise NotReady(f"kubelet cannot say which ENI slots pod {pod} has: {error}") from error
-        return {(pod.namespace, pod.name): _slots(answer.pod_resources)}
+        return {(pod.namespace, pod.name): self._slots(answer.pod_resources)}
 
     async def _settle(self) -> None:
         """One List for all who would have it; where it fails, Get still knows the one pod."""
@@ -148,7 +150,7 @@ class PodResources:
             answer = await self._call("List", api.ListPodResourcesRequest(), api.ListPodResourcesResponse)
         except RpcFailed as error:
             raise NotReady(f"kubelet cannot list the resources of its pods: {error}") from error
-        pods = {(pod.namespace, pod.name): _slots(pod) for pod in answer.pod_resources}
+        pods = {(pod.namespace, pod.name): self._slots(pod) for pod in answer.pod_resources}
         self._allocations.listed({name: frozenset(slots) for name, slots in pods.items() if slots}, began=began)
         return pods
 
@@ -160,7 +162,7 @@ class PodResources:
             )
         except RpcFailed as error:
             raise NotReady(f"kubelet cannot list its allocatable resources: {error}") from error
-        return frozenset(_ours(answer.devices))
+        return frozenset(self._ours(answer.devices))
 
     async def slots(self) -> frozenset[Slot]:
         """The slots kubelet may give away, and those that a pod has, healthy or not. NotReady as above."""
@@ -183,13 +185,21 @@ class PodResources:
             await asyncio.sleep(delay)
         raise AssertionError("full_jitter ends")
 
+    def _slots(self, pod: api.PodResources) -> tuple[Slot, ...]:
+        return tuple(sorted({slot for container in pod.containers for slot in self._ours(container.devices)}))
 
-def _slots(pod: api.PodResources) -> tuple[Slot, ...]:
-    return tuple(sorted({slot for container in pod.containers for slot in _ours(container.devices)}))
+    def _ours(self, devices: Iterable[api.ContainerDevices]) -> Iterable[Slot]:
+        """The slots among ``devices``.
 
-
-def _ours(devices: Iterable[api.ContainerDevices]) -> Iterable[Slot]:
-    for device in devices:
-        if device.resource_name == names.RESOURCE_ENI:
+        Another plugin of the same resource, as Terway's with its ``eni-%d``, may have left pods on the node.
+        """
+        for device in devices:
+            if device.resource_name != names.RESOURCE_ENI:
+                continue
             for identifier in device.device_ids:
-                yield Slot(names.slot_of(identifier))
+                try:
+                    yield Slot(names.slot_of(identifier))
+                except ValueError as error:
+                    if identifier not in self._strangers:
+                        self._strangers.add(identifier)
+                        _log.warning("a device of another plugin is passed over", error=str(error))

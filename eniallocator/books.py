@@ -144,6 +144,7 @@ class Books:
             random=random,
             new_id=new_id,
             demand=lambda: self._line.demand(self._wanted),
+            complete=lambda: not self._rebuilt,
             changed=self._changed,
             choice_refused=self._choice_refused,
             primary_seen=self._routed.seen,
@@ -377,7 +378,7 @@ class Books:
             for lease in self._inventory.leases.values()
             if lease.kind is Kind.EXCLUSIVE
         }
-        return devices(self._inventory.enis.values(), held, limits, absent=self._inventory.absent)
+        return devices(self._inventory.enis.values(), held, limits, absent=self._inventory.absent | self._pool.late)
 
     async def devices_changed(self) -> None:
         """Return at the next change of ``devices()``."""

@@ -27,7 +27,7 @@ def devices(
 ) -> tuple[Device, ...]:
     """One for each slot that kubelet knows, and for each that a pod holds (``held``), whatever it is for now.
 
-    ``absent``: tokens of cards whose link is not on this node.
+    ``absent``: tokens of cards whose link is not on this node, or ought to be by now.
     """
     by_slot = {eni.slot: eni for eni in enis if eni.slot is not None}
     places = limits.enis - 1 - limits.foreign - sum(slot > 0 for slot in by_slot)
@@ -56,6 +56,7 @@ def _device(
     if eni.use is not Use.EXCLUSIVE:
         # Shared pods are on it since before the configuration gave the slot away.
         return Device(slot, healthy=False, warm=False)
-    ready = eni.state is State.READY and eni.token not in absent
-    warm = ready and not held and eni.choice == NO_CHOICE
-    return Device(slot, healthy=ready or held or eni.state in COMING, warm=warm)
+    here = eni.token not in absent
+    warm = here and eni.state is State.READY and not held and eni.choice == NO_CHOICE
+    serves = here and (eni.state is State.READY or eni.state in COMING)
+    return Device(slot, healthy=serves or held, warm=warm)

@@ -67,6 +67,7 @@ class Inventory:
         """Leases of each card; of the primary one, those with a service address."""
         self._cool_at: dict[IPv4Address, float] = {}
         self._cooldown = cooldown
+        self._began = wall
         self._shelves: dict[str, Shelf] = {}
         """By card, as long as nothing on it has changed."""
         records: tuple[Record, ...] = (*contents.enis, *contents.addresses, *contents.leases, *contents.assigns)
@@ -340,9 +341,12 @@ class Inventory:
     # -- for planning
 
     def late(self, wall: float) -> tuple[frozenset[str], float | None]:
-        """Cards that have been on their way into service for too long, and in how many seconds the next one has."""
+        """Cards that have been on their way into service for too long, and in how many seconds the next one has.
+
+        Time in which nobody saw them arrive does not count.
+        """
         left = {
-            token: eni.since + LATE_SECONDS - wall
+            token: max(eni.since, self._began) + LATE_SECONDS - wall
             for token, eni in self.enis.items()
             if (eni.state in COMING and eni.state is not State.CREATING)
             or (eni.use is Use.SHARED and eni.state is State.READY and token not in self.kernel_knows)

@@ -146,6 +146,8 @@ class Ledger:
         self._lock = lock
         self._database = database
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._owed: tuple[_Write, ...] = ()
+        """Refused by the disk, and written before anything else is. Only the writer's thread sets it."""
         self._writer = threading.Thread(target=self._commit_for_ever, name="ledger", daemon=True)
         self._writer.start()
 
@@ -181,18 +183,24 @@ class Ledger:
         row = self._database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
-    def write(self, *changes: Change | Note) -> asyncio.Future[None]:
+    def write(self, *changes: Change | Note, owe: bool = False) -> asyncio.Future[None]:
         """Make ``changes`` durable, all or none, after all that was written before; the future is done when they are.
 
-        It fails with NotReady when the disk refuses, with InvariantBroken when the schema does.
+        It fails with NotReady when the disk refuses, with InvariantBroken when the schema does. ``owe``: what the disk
+        refuses is written all the same, with whatever is asked for next and before that.
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        self._queue.put(_Write(changes, done, loop))
+        self._queue.put(_Write(changes, owe, done, loop))
         return done
 
+    @property
+    def owed(self) -> int:
+        """How many writes the disk has refused and not taken since."""
+        return len(self._owed)
+
     def close(self) -> None:
-        """Commit what was asked for and close."""
+        """Commit what was asked for, and what is owed if the disk takes it now, and close."""
         self._queue.put(None)
         self._writer.join()
         self._database.close()
@@ -205,18 +213,19 @@ class Ledger:
                 while True:
                     batch.append(self._queue.get_nowait())
             writes = [write for write in batch if write is not None]
+            outcomes = self._commit(writes) if writes or self._owed else []
             if writes:
-                outcomes = self._commit(writes)
                 writes[0].loop.call_soon_threadsafe(_settle, writes, outcomes)
             if len(writes) < len(batch):
                 return
 
     def _commit(self, writes: Sequence[_Write]) -> list[Exception | None]:
+        """Write what is owed, then ``writes``: in the order in which they were asked for."""
         outcomes: list[Exception | None] = []
-        database = self._database
+        database, owed = self._database, self._owed
         try:
             database.execute("BEGIN IMMEDIATE")
-            for write in writes:
+            for write in (*owed, *writes):
                 database.execute("SAVEPOINT one")
                 try:
                     for change in write.changes:
@@ -230,13 +239,19 @@ class Ledger:
         except sqlite3.Error as error:
             with contextlib.suppress(sqlite3.Error):
                 database.execute("ROLLBACK")
+            self._owed = (*owed, *(write for write in writes if write.owe))
             return [NotReady(f"the ledger {self.path} cannot be written: {error}", after=5.0) for _ in writes]
-        return outcomes
+        self._owed = ()
+        for refusal in filter(None, outcomes[: len(owed)]):
+            # Nobody waits for it any more.
+            _log.error("the ledger contradicts the books", error=str(refusal))
+        return outcomes[len(owed) :]
 
 
 @dataclass(frozen=True, slots=True)
 class _Write:
     changes: tuple[Change | Note, ...]
+    owe: bool
     done: asyncio.Future[None]
     loop: asyncio.AbstractEventLoop
 

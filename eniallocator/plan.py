@@ -4,7 +4,8 @@
                 and then with new cards that come with their addresses. Above max_idle the emptiest cards are emptied,
                 and given back when empty; of that only what was idle for a while (``spare_addresses``).
     exclusive:  every slot that somebody wants has a card, and ``warm_exclusive`` more are kept ahead; what is more than
-                these goes back after a while (``spare_cards``).
+                these goes back after a while (``spare_cards``). One that does not arrive goes, and leaves its slot to
+                another.
     slots:      where they are not divided once for all, shared pods claim one when their own are full.
     choices:    an exclusive card is as it was made: one that is not what the pod in its slot chose goes, and another is
                 made; one that was made for a choice goes when nobody has it or waits for it.
@@ -122,6 +123,8 @@ class Limits:
     """Shared pods may claim exclusive slots."""
     releases: bool = True
     """Whether anything may be given back at present."""
+    complete: bool = True
+    """Every lease is known: a card without one that does not arrive is in no pod."""
     spare_addresses: int | None = None
     """Idle for long enough to go back; None: all that are above ``max_idle``."""
     spare_cards: int = 0
@@ -191,6 +194,7 @@ def plan(cards: Sequence[CardView], demand: Demand, limits: Limits) -> tuple[Clo
     # In order of urgency: they compete for the places that are left.
     ops: list[CloudOp] = [*_wanted(cards, demand, limits, places)]
     ops += _unfit(cards, demand, limits)
+    ops += _never_came(cards, limits)
     ops += _shared(cards, demand, limits, places)
     ops += _warm(cards, demand, limits, places)
     ops += _services(cards, limits)
@@ -232,7 +236,7 @@ def _idle_cards(cards: Sequence[CardView], demand: Demand, limits: Limits) -> in
         and card.choice == NO_CHOICE
         and card.slot in limits.exclusive_slots
         and card.slot not in demand.slots
-        and not card.used
+        and not (card.used or card.late)
         and (card.state is State.READY or card.state in COMING)
         for card in cards
     )
@@ -280,6 +284,14 @@ def _unfit(cards: Sequence[CardView], demand: Demand, limits: Limits) -> Iterato
         else:
             unfit = not asked.met_by(card.choice, card.vswitch_id) and limits.home(asked) is not None
         if unfit:
+            yield Discard(card.token)
+
+
+def _never_came(cards: Sequence[CardView], limits: Limits) -> Iterator[CloudOp]:
+    """Exclusive cards that are late, and bar their slot to another; a shared one's task another slot takes over."""
+    for card in cards:
+        coming = card.state in COMING and card.state is not State.CREATING
+        if limits.complete and card.use is Use.EXCLUSIVE and coming and card.late and card.empty and not card.busy:
             yield Discard(card.token)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Any, Final
@@ -20,7 +20,7 @@ from eniallocator.cloud.switch import Calls, Switch
 from eniallocator.handover import Handover, KubeletSlots
 from eniallocator.idle import Idle
 from eniallocator.insist import Insist
-from eniallocator.lifecycle import State
+from eniallocator.lifecycle import COMING, State
 from eniallocator.plan import (
     Assign,
     CardView,
@@ -62,8 +62,9 @@ RETRY_SECONDS: Final = 5.0
 class Pool:
     """``run`` it.
 
-    ``wake`` it when demand has changed. ``demand`` says who waits, ``changed`` is told when time changes anything,
-    ``choice_refused`` that the cloud made no card as a pod chose, and why.
+    ``wake`` it when demand has changed. ``demand`` says who waits, ``complete`` whether every lease is known,
+    ``changed`` is told when time changes anything, ``choice_refused`` that the cloud made no card as a pod chose, and
+    why.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Pool:
         random: Random,
         new_id: Callable[[], str],
         demand: Callable[[], Demand],
+        complete: Callable[[], bool],
         changed: Callable[[], None],
         choice_refused: Callable[[Choice, str], None],
         primary_seen: Callable[[Eni], None],
@@ -106,8 +108,11 @@ class Pool:
         self._busy: set[str] = set()
         """Tokens of cards whose addresses are being changed."""
         self._held: dict[str, float] = {}
-        self._late: Collection[str] = ()
-        self._followed: set[str] = set()
+        self.late: frozenset[str] = frozenset()
+        """Tokens of cards that ought to be in service by now, as of the last plan."""
+        self._complete = complete
+        self._followed: dict[str, asyncio.Task[None]] = {}
+        """Who follows a card, by its token."""
         self._wake = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._blocked_until = 0.0
@@ -191,6 +196,7 @@ class Pool:
             scarce_vswitches=self._vswitches.scarce(),
             foreign=self._inventory.foreign_cards,
             releases=self._switch.calls is Calls.ALL,
+            complete=self._complete(),
         )
 
     def want(self, slot: Slot) -> None:
@@ -266,15 +272,18 @@ class Pool:
         self._wake.clear()
         now = self._clock.monotonic()
         self._held = {token: until for token, until in self._held.items() if until > now}
-        self._late, next_late = self._inventory.late(self._clock.wall())
+        late, next_late = self._inventory.late(self._clock.wall())
         if self._cloud.strained:
             # Another card would wait for the same quota.
-            self._late = ()
+            late = frozenset()
+        if late != self.late:
+            self.late = late
+            self._changed()
         awaited, next_awaited = self._inventory.awaited(self._clock.wall())
         limits = self.limits()
         # Not before the cloud's cards have been seen once: what a lost ledger forgot would be created again.
         if limits is not None and self._survey.compared:
-            views = self._inventory.views(now, busy=self._busy, held=self._held, late=self._late, awaited=awaited)
+            views = self._inventory.views(now, busy=self._busy, held=self._held, late=late, awaited=awaited)
             self._act(views, limits, now)
         times = [
             *self._held.values(),
@@ -332,8 +341,7 @@ class Pool:
                     choice=op.choice,
                 )
                 _log.info("card", use=str(op.use), slot=op.slot, state=str(record.state), addresses=op.secondary)
-                self._followed.add(record.token)
-                self._spawn(self._new_card(record.token, self._careers.begin(record)))
+                self._follow(record.token, self._new_card(record.token, self._careers.begin(record)))
             case Assign():
                 assign = AssignRecord(self._new_id(), op.token, op.count, wall)
                 self._occupy(op.token)
@@ -343,16 +351,14 @@ class Pool:
                 self._occupy(op.token)
                 self._spawn(self._unassign(op.token, leaving, self._store.intend(*map(Put, leaving))))
             case Discard():
-                followed = op.token in self._followed
-                self._followed.add(op.token)
-                self._spawn(self._discard(op.token, self._careers.discard(op.token), followed=followed))
+                self._give_up(op.token)
             case ClaimSlot():
                 self._handover.claim(op.slot)
                 self._changed()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._group is not None
-        self._group.create_task(work)
+        return self._group.create_task(work)
 
     def _occupy(self, token: str) -> None:
         self._busy.add(token)
@@ -383,28 +389,43 @@ class Pool:
         """Follow every card with something to do that nobody follows."""
         for token, eni in tuple(self._inventory.enis.items()):
             if token not in self._followed and not self._careers.at_rest(eni):
-                self._followed.add(token)
-                self._spawn(self._follow(token))
+                self._follow(token, self._careers.follow(token))
+
+    def _follow(self, token: str, career: Coroutine[Any, Any, None]) -> None:
+        self._followed[token] = self._spawn(self._to_its_end(token, career))
+
+    async def _to_its_end(self, token: str, career: Coroutine[Any, Any, None]) -> None:
+        try:
+            await career
+        finally:
+            if self._followed.get(token) is asyncio.current_task():
+                del self._followed[token]
 
     async def _new_card(self, token: str, durable: Awaitable[None]) -> None:
         try:
             await durable
         except NotReady as error:
-            self._followed.discard(token)
             self._pause(error)
             return
-        await self._follow(token)
+        await self._careers.follow(token)
 
-    async def _discard(self, token: str, durable: Awaitable[None], *, followed: bool) -> None:
+    def _give_up(self, token: str) -> None:
+        """Discard a card, at rest or on its way into service."""
+        follower = self._followed.get(token)
+        if follower is not None and self._inventory.enis[token].state in COMING:
+            # It waits for what is not to come any more.
+            follower.cancel()
+            follower = None
+        discarded = self._discarded(token, self._careers.discard(token), followed=follower is not None)
+        if follower is None:
+            self._follow(token, discarded)
+        else:
+            self._spawn(discarded)
+
+    async def _discarded(self, token: str, durable: Awaitable[None], *, followed: bool) -> None:
         await durable
         if not followed:
-            await self._follow(token)
-
-    async def _follow(self, token: str) -> None:
-        try:
             await self._careers.follow(token)
-        finally:
-            self._followed.discard(token)
 
     def _refused(self, eni: EniRecord, error: ApiError) -> None:
         """A card was given up: what that says about others."""

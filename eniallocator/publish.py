@@ -22,7 +22,7 @@ def slot_capacity(cards: Sequence[CardView], limits: Limits | None) -> Capacity:
     used = sum(bool(card.used) for card in exclusive)
     growable = 0
     if limits is not None:
-        coming = sum(card.state in COMING for card in exclusive)
+        coming = sum(card.state in COMING and not card.late for card in exclusive)
         cold = len(limits.exclusive_slots - _occupied(cards))
         growable = coming + (min(cold, _places(cards, limits)) if limits.vswitch else 0)
     # A lost card is held by its pod and of no use to another: it counts on both sides as long as it is used.

@@ -132,4 +132,4 @@ class Statement:
         return self._vswitches.stock(self._clock.monotonic())
 
     def _views(self) -> tuple[CardView, ...]:
-        return self._inventory.views(self._clock.monotonic())
+        return self._inventory.views(self._clock.monotonic(), late=self._pool.late)

@@ -21,7 +21,6 @@ class Store:
         self.inventory = inventory
         self._ledger = ledger
         self._changed = changed
-        self._owed: list[Change] = []
 
     def intend(self, *changes: Change) -> asyncio.Future[None]:
         """Change memory now, and disk by the time the future is done.
@@ -30,7 +29,7 @@ class Store:
         Cancelling who awaits it does not cancel the change.
         """
         undo = self._apply(changes)
-        done = self._write(changes)
+        done = self._ledger.write(*changes)
 
         def settle(done: asyncio.Future[None]) -> None:
             if not done.cancelled() and done.exception() is not None:
@@ -48,22 +47,22 @@ class Store:
         For what is so, whether the disk takes it or not: what it refuses is owed, and written before anything else is.
         """
         self._apply(changes)
-        done = self._write(changes, owe=True)
+        done = self._ledger.write(*changes, owe=True)
         self._changed()
         return self._outcome(done)
 
     def record(self, *changes: Change) -> None:
         """Change memory now and disk soon: for what a restart would find out by itself, and nobody waits to hear."""
         self._apply(changes)
-        self._write(changes, owe=True).add_done_callback(self._log_outcome)
+        self._ledger.write(*changes, owe=True).add_done_callback(self._log_outcome)
 
     async def pay(self) -> None:
         """Write what is owed."""
-        await self._outcome(self._write((), owe=True))
+        await self._outcome(self._ledger.write())
 
     async def flush(self) -> None:
         """Return when all that was intended before is durable."""
-        await asyncio.shield(self._write(()))
+        await asyncio.shield(self._ledger.write())
 
     async def note(self, *notes: Note) -> bool:
         """Write notes, and say whether they are written; a refusal is logged, most notes can be learnt again."""
@@ -77,7 +76,7 @@ class Store:
     @property
     def owes(self) -> bool:
         """Whether the disk lags behind memory."""
-        return bool(self._owed)
+        return self._ledger.owed > 0
 
     def _apply(self, changes: tuple[Change, ...]) -> list[Change]:
         undo: list[Change] = []
@@ -92,20 +91,6 @@ class Store:
             raise
         return undo
 
-    def _write(self, changes: tuple[Change, ...], *, owe: bool = False) -> asyncio.Future[None]:
-        """Hand to the ledger what is owed, then ``changes``: in the order in which memory took them."""
-        owed, self._owed = self._owed, []
-        done = self._ledger.write(*owed, *changes)
-        later = (*owed, *changes) if owe else tuple(owed)
-        if later:
-
-            def owe_again(done: asyncio.Future[None]) -> None:
-                if not done.cancelled() and isinstance(done.exception(), NotReady):
-                    self._owed.extend(later)
-
-            done.add_done_callback(owe_again)
-        return done
-
     async def _outcome(self, done: asyncio.Future[None]) -> None:
         await asyncio.wait([done])
         self._log_outcome(done)
@@ -113,7 +98,7 @@ class Store:
     def _log_outcome(self, done: asyncio.Future[None]) -> None:
         error = None if done.cancelled() else done.exception()
         if isinstance(error, NotReady):
-            _log.error("the ledger cannot be written; going on in memory", error=str(error), owed=len(self._owed))
+            _log.error("the ledger cannot be written; going on in memory", error=str(error), owed=self._ledger.owed)
         elif isinstance(error, EniwayError):
             # The schema refuses: a bug, and nothing that writing it again would mend.
             _log.error("the ledger contradicts the books", error=str(error))

@@ -243,7 +243,7 @@ class Sweeper:
     async def sweep(self) -> int:
         """One sweep, after the one under way; the number of repairs.
 
-        An error over one lease is logged and does not keep the others waiting.
+        An error over one card or lease is logged and does not keep the others waiting.
         """
         async with self._sweeping:
             return await self._sweep()
@@ -302,6 +302,8 @@ class Sweeper:
                 except NotReady as error:
                     _log.warning("a card's link is not here", eni=card.eni_id, slot=card.slot, error=str(error))
                     self._books.card_missing(card)
+                except EniwayError as error:
+                    _log.warning("a card could not be put right", eni=card.eni_id, slot=card.slot, error=str(error))
                 else:
                     self._books.card_present(card)
         return repairs

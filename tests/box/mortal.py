@@ -255,12 +255,12 @@ class Mortal(Life):
         write, call = books._ledger.write, cloud._call
         loop = asyncio.get_running_loop()
 
-        def written(*changes: Any) -> asyncio.Future[None]:
+        def written(*changes: Any, owe: bool = False) -> asyncio.Future[None]:
             done: asyncio.Future[None] = loop.create_future()
 
             async def through() -> None:
                 await self._passing("before write")
-                real = write(*changes)
+                real = write(*changes, owe=owe)
                 await asyncio.wait([real])
                 await self._passing("after write")
                 if not done.done():
@@ -273,7 +273,7 @@ class Mortal(Life):
             if self._dead:
                 return done
             if self.point is pass_by:
-                return write(*changes)
+                return write(*changes, owe=owe)
             chain.put_nowait(through())
             return done
 

@@ -219,7 +219,7 @@ class MortalDaemon(Life):
     def _tap_ledger(self, ledger: Ledger) -> None:
         write = ledger.write
 
-        def written(*changes: Any) -> asyncio.Future[None]:
+        def written(*changes: Any, owe: bool = False) -> asyncio.Future[None]:
             done: asyncio.Future[None] = self._loop.create_future()
             if not self._passes("before write"):
                 done.cancel()
@@ -235,7 +235,7 @@ class MortalDaemon(Life):
                 else:
                     done.set_result(None)
 
-            write(*changes).add_done_callback(heard)
+            write(*changes, owe=owe).add_done_callback(heard)
             return done
 
         ledger.write = written  # type: ignore[method-assign]

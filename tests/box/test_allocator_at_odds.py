@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from eniallocator import Books
+from eniallocator.cloud.switch import Calls
 from eniallocator.lifecycle import State
 from eniallocator.plan import Unassign
 from eniallocator.records import AddressRecord, Put, Use
@@ -138,6 +140,57 @@ async def test_a_card_that_does_not_arrive_keeps_no_pod_waiting(cloud: Rig) -> N
         cloud.node.in_pods.add(Mac(stuck.mac))
         lease = await waiting
         assert lease.card.eni_id != stuck.id
+
+
+async def comes_late(cloud: Rig, books: Books, slot: int) -> str:
+    """The card in ``slot``, attached by the cloud, whose link does not appear."""
+    await cloud.until(lambda: (eni := books._inventory.in_slot(Slot(slot))) is not None and eni.mac is not None)
+    eni = books._inventory.in_slot(Slot(slot))
+    assert eni is not None
+    assert eni.mac is not None
+    cloud.node.in_pods.add(eni.mac)
+    await cloud.until(lambda: cloud.world.enis[eni.known_id].status is EniStatus.IN_USE)
+    return eni.known_id
+
+
+async def test_an_exclusive_card_that_does_not_arrive_leaves_its_slot_to_another(cloud: Rig) -> None:
+    """It is no capacity and not offered; the pod that kubelet gave the slot before gets the next one."""
+    async with cloud.books(exclusive_slots=1, warm_exclusive=0) as books, asyncio.TaskGroup() as group:
+        await cloud.until(lambda: books._pool.started)
+        await books.settle_orphans(())
+        waiting = group.create_task(cloud.add(books, "web", slot=3, within=400.0))
+        late = await comes_late(cloud, books, 3)
+        assert [device.healthy for device in books.devices()] == [True]
+        assert books.capacity()["slots"].growable == 1
+        await cloud.until(lambda: not books.devices()[0].healthy)
+        assert books.capacity()["slots"].growable == 0
+        # Its link comes after all: nobody waits for it any more.
+        cloud.node.in_pods.clear()
+        cloud.node.stir()
+        assert (await waiting).card.eni_id != late
+        assert late not in cloud.world.enis
+        assert [device.healthy for device in books.devices()] == [True]
+        await disk_has_what_memory_has(books)
+
+
+async def test_an_exclusive_card_that_does_not_arrive_is_not_the_warm_one(cloud: Rig) -> None:
+    """Another is made in another slot; where nothing may be given back the late one stays, and is not offered."""
+    async with cloud.books(exclusive_slots=2, warm_exclusive=1) as books:
+        await cloud.until(lambda: books._pool.started)
+        await books.settle_orphans(())
+        late = await comes_late(cloud, books, 2)
+        cloud.switch.calls = Calls.NO_RELEASES
+        await cloud.until(lambda: any(device.warm for device in books.devices()))
+        assert [(device.slot, device.healthy, device.warm) for device in books.devices()] == [
+            (2, False, False),
+            (3, True, True),
+        ]
+        assert books.capacity()["slots"].in_service == 1
+        assert books.capacity()["slots"].growable == 0
+        assert late in cloud.world.enis
+        cloud.switch.calls = Calls.ALL
+        books.wake()
+        await cloud.until(lambda: late not in cloud.world.enis)
 
 
 async def test_an_address_taken_away_under_its_pod_is_not_handed_out_again(cloud: Rig) -> None:
@@ -284,7 +337,7 @@ async def test_a_career_that_is_cancelled_ends_even_if_something_fails_at_that_m
 
     async def wait_card(_mac: Mac, *, deadline: float) -> int:
         assert deadline > cloud.clock.monotonic()
-        careers[:] = [task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__name__", "") == "_new_card"]
+        careers[:] = [task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__name__", "") == "_to_its_end"]
         for career in careers:
             career.cancel()
         raise KernelError("there is no looking at links")

@@ -89,6 +89,25 @@ async def test_until_leases_are_known_again_each_start_is_of_a_lost_ledger(cloud
         assert books._ledger.note(NOTE_COMPLETE) is not None
 
 
+async def test_a_running_pods_card_waits_for_its_lease_however_long_that_takes(cloud: Rig) -> None:
+    """Its link is not on the node either; but without its lease nobody can say that no pod has it."""
+    async with cloud.books() as books:
+        await cloud.until(lambda: any(device.warm for device in books.devices()))
+        lease = await cloud.add(books, "db", slot=3)
+        cloud.node.in_pods.add(lease.card.mac)
+    lose(cloud)
+    async with cloud.books() as books:
+        await seen_again(cloud, books, 2)
+        await books.settle_orphans([lease.service_address])
+        await cloud.until(lambda: not any(device.healthy for device in books.devices()))
+        await cloud.quiet()
+        assert cloud.world.enis[lease.card.eni_id].instance_id == cloud.instance_id
+        sandbox, routed = of(lease)
+        assert await books.recover([sandbox], routed) == 1
+        await cloud.until(lambda: lease.card in books.cards())
+        assert [device.healthy for device in books.devices()] == [True]
+
+
 async def test_what_does_not_fit_together_is_no_lease(cloud: Rig) -> None:
     """An address that no card has, one that the runtime does not name, a link with two, the same address twice."""
     async with cloud.books() as books:

@@ -49,6 +49,7 @@ def limits_of(draw: st.DrawFn) -> Limits:
         empty_vswitches=draw(st.frozensets(st.sampled_from(VSWITCHES))),
         scarce_vswitches=draw(st.frozensets(st.sampled_from(VSWITCHES))),
         foreign=draw(st.integers(0, 2)),
+        complete=draw(st.booleans()),
         halted=draw(st.booleans()),
         refused_choices=draw(st.frozensets(st.sampled_from(CHOICES[1:]))),
     )
@@ -86,6 +87,7 @@ def cards_of(draw: st.DrawFn, limits: Limits) -> list[CardView]:
                 arriving=arriving,
                 busy=draw(st.booleans()),
                 held=draw(st.booleans()),
+                late=draw(st.booleans()),
                 choice=draw(st.sampled_from(CHOICES)) if use is Use.EXCLUSIVE else NO_CHOICE,
                 awaited=draw(st.booleans()),
             )
@@ -199,6 +201,23 @@ def test_nothing_in_use_is_given_back(world: tuple[list[CardView], Demand, Limit
                 assert (card.used, card.cooling, card.stuck, card.arriving, card.busy) == (0, 0, 0, 0, False)
 
 
+def _late(card: CardView) -> bool:
+    return card.late and card.use is Use.EXCLUSIVE and card.state in COMING - {State.CREATING}
+
+
+@given(worlds())
+def test_an_exclusive_card_that_is_late_goes_once_all_leases_are_known(
+    world: tuple[list[CardView], Demand, Limits],
+) -> None:
+    """Unless it has a pod or a call out; no other one that is on its way does."""
+    cards, demand, limits = world
+    gone = {op.token for op in plan(cards, demand, limits) if isinstance(op, Discard)}
+    for card in cards:
+        if card.state in COMING:
+            going = limits.complete and limits.releases and _late(card) and card.empty and not card.busy
+            assert (card.token in gone) == going
+
+
 @given(worlds())
 def test_one_thing_at_a_time_for_each_card(world: tuple[list[CardView], Demand, Limits]) -> None:
     """The cloud takes one task for an ENI; nothing is asked of one that has a call out or is in motion."""
@@ -207,7 +226,7 @@ def test_one_thing_at_a_time_for_each_card(world: tuple[list[CardView], Demand, 
     touched = [op.token for op in plan(cards, demand, limits) if isinstance(op, Assign | Unassign | Discard)]
     assert len(set(touched)) == len(touched)
     assert all(not by_token[token].busy for token in touched)
-    assert all(by_token[token].state in (State.READY, State.LOST) for token in touched)
+    assert all(by_token[token].state in (State.READY, State.LOST) or _late(by_token[token]) for token in touched)
 
 
 @settings(max_examples=300)
@@ -225,7 +244,7 @@ def test_planning_while_calls_are_out_plans_nothing_twice(world: tuple[list[Card
 def test_demand_is_met_as_far_as_limits_allow(world: tuple[list[CardView], Demand, Limits]) -> None:
     """With a cloud that says yes, carrying out plan after plan ends, with enough idle or nothing left to have."""
     cards, demand, limits = world
-    calm = [replace(card, busy=False, held=False, stuck=0, arriving=0) for card in cards]
+    calm = [replace(card, busy=False, held=False, late=False, stuck=0, arriving=0) for card in cards]
     calm = [card for card in calm if card.state is State.READY]
     limits = replace(limits, vswitch=VSWITCHES[0], empty_vswitches=frozenset(), scarce_vswitches=frozenset())
     for _ in range(100):
@@ -253,7 +272,9 @@ def test_who_waits_gets_a_card_as_it_chose_and_nobody_else_gets_that(
 ) -> None:
     """Where such a card can be made. What nobody holds or waits for is a card for anybody."""
     cards, demand, limits = world
-    calm = [replace(card, busy=False, held=False, awaited=False) for card in cards if card.state is State.READY]
+    calm = [
+        replace(card, busy=False, held=False, late=False, awaited=False) for card in cards if card.state is State.READY
+    ]
     for _ in range(100):
         ops = tuple(op for op in plan(calm, demand, limits) if not isinstance(op, ClaimSlot))
         if not ops:
@@ -275,7 +296,9 @@ def test_who_waits_gets_a_card_as_it_chose_and_nobody_else_gets_that(
 def test_what_was_met_stays_met(world: tuple[list[CardView], Demand, Limits]) -> None:
     """Carried out once, the plan does not take back what it gave: no swinging between growing and shrinking."""
     cards, _, limits = world
-    calm = [replace(card, busy=False, held=False, arriving=0) for card in cards if card.state is State.READY]
+    calm = [
+        replace(card, busy=False, held=False, late=False, arriving=0) for card in cards if card.state is State.READY
+    ]
     limits = replace(limits, vswitch=VSWITCHES[0], empty_vswitches=frozenset(), scarce_vswitches=frozenset())
     grew = shrank = False
     for _ in range(100):

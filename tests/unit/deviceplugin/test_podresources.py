@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from deviceplugin import podresources
 from deviceplugin.allocations import SETTLE, Allocations
 from deviceplugin.podresources import PodResources
 from eniway.errors import NotReady
@@ -176,3 +177,19 @@ async def test_allocatable_and_list_tell_our_slots_alone(kubelet: Any, resources
     kubelet.last_list = {"eni-slot-1": "Healthy", "eni-slot-2": "Unhealthy", "eni-slot-3": "Healthy"}
     assert await resources.list() == {("default", "db"): (Slot(3),)}
     assert await resources.allocatable() == {Slot(1), Slot(3)}
+
+
+async def test_a_device_of_another_plugin_stops_nobody(
+    kubelet: Any, resources: PodResources, allocations: Allocations, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that was switched without a drain still has pods with Terway's ids of the same resource."""
+    kubelet.pods = {("default", "a"): [], ("default", "old"): ["eni-3"], ("default", "db"): ["eni-3", "eni-slot-3"]}
+    kubelet.last_list = {"eni-1": "Healthy", "eni-slot-1": "Healthy"}
+    allocations.allocated(Slot(3), now=clock.now)
+    told: list[str] = []
+    monkeypatch.setattr(podresources._log, "warning", lambda _event, error: told.append(error.split()[0]))
+    assert await resources.slots_of(pod("old")) == ()
+    assert await resources.slots_of(pod("db")) == (Slot(3),)
+    assert await resources.list() == {("default", "db"): (Slot(3),)}
+    assert await resources.slots() == {Slot(1), Slot(3)}
+    assert told == ["'eni-3'", "'eni-1'"]

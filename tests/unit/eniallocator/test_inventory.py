@@ -169,6 +169,13 @@ def test_a_card_on_its_way_is_late_after_a_while(card: EniRecord, known: bool, l
     assert books.late(1.0 + LATE_SECONDS) == (frozenset({card.token}) if left else frozenset(), None)
 
 
+def test_a_card_is_not_late_for_what_passed_while_nobody_looked() -> None:
+    """After a restart its link may be here the next moment."""
+    card = eni(1, state=State.ATTACHING)
+    books = Inventory(Contents(enis=(card,)), cooldown=30.0, wall=card.since + 3600.0, now=0.0)
+    assert books.late(card.since + 3600.0) == (frozenset(), LATE_SECONDS)
+
+
 def test_an_exclusive_card_counts_its_pod_and_not_its_address() -> None:
     """Its primary address is no secondary one; the service address is counted where it is: on the primary card."""
     own, slot = eni(0), eni(3, Use.EXCLUSIVE)

@@ -69,6 +69,8 @@ def test_slots_in_the_four_words() -> None:
     assert publish.slot_capacity(cards, limits) == Capacity(in_service=1, growable=1, cooling=0, orphaned=0, used=1)
     assert publish.slot_capacity(cards, replace(limits, vswitch=None)).growable == 0
     assert publish.slot_capacity([card(2, Use.EXCLUSIVE, late=True)], limits).in_service == 0
+    late = card(2, Use.EXCLUSIVE, state=State.ATTACHING, late=True)
+    assert publish.slot_capacity([late], replace(limits, exclusive_slots=frozenset({Slot(2)}))).growable == 0
 
 
 def test_a_slot_is_healthy_when_it_is_used_or_can_be_filled() -> None:

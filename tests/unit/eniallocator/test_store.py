@@ -1,9 +1,12 @@
 """Memory and disk in step, also when the disk refuses."""
 
 import asyncio
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +47,20 @@ def fill(ledger: Ledger) -> None:
 
 def empty(ledger: Ledger) -> None:
     ledger._database.execute("PRAGMA query_only = OFF")
+
+
+def commits(ledger: Ledger, patch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """Released after each: by it a test waits for the disk while the loop hears nothing."""
+    commit, done = ledger._commit, threading.Semaphore(0)
+
+    def counted(writes: Sequence[Any]) -> list[Exception | None]:
+        try:
+            return commit(writes)
+        finally:
+            done.release()
+
+    patch.setattr(ledger, "_commit", counted)
+    return done
 
 
 async def test_an_intent_that_is_not_durable_is_none(store: Store, ledger: Ledger) -> None:
@@ -99,6 +116,52 @@ async def test_what_is_owed_is_paid(store: Store, ledger: Ledger) -> None:
     await store.pay()
     assert not owes(store)
     assert ledger.contents().leases == ()
+
+
+async def test_what_is_owed_is_never_written_over_what_came_later(
+    store: Store, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the disk takes the later one before anybody has heard that it refused the earlier one."""
+    await store.intend(Put(HELD))
+    committed = commits(ledger, monkeypatch)
+    fill(ledger)
+    store.record(Put(replace(HELD, confirmed=True)))
+    assert committed.acquire(timeout=10.0)
+    empty(ledger)
+    outcome = store.settle(Drop(HELD))
+    assert committed.acquire(timeout=10.0)
+    await outcome
+    await store.pay()
+    assert store.inventory.leases == {}
+    assert ledger.contents().leases == ()
+    assert not owes(store)
+
+
+async def test_what_the_schema_refuses_loses_nothing_that_is_owed(store: Store, ledger: Ledger) -> None:
+    """Neither a later write, nor another one that is owed."""
+    await store.intend(Put(HELD))
+    fill(ledger)
+    nowhere = replace(ADDRESSES[0], address=IPv4Address("192.0.2.1"), token="nowhere")
+    await store.settle(Put(nowhere))
+    await store.settle(Drop(HELD))
+    assert owes(store)
+    empty(ledger)
+    with pytest.raises(InvariantBroken):
+        await store.intend(Put(replace(nowhere, address=IPv4Address("192.0.2.2"))))
+    assert ledger.contents().leases == ()
+    assert not owes(store)
+
+
+async def test_what_is_owed_at_the_end_is_tried_once_more(store: Store, ledger: Ledger) -> None:
+    """The disk may have room again."""
+    await store.intend(Put(HELD))
+    fill(ledger)
+    await store.settle(Drop(HELD))
+    empty(ledger)
+    ledger.close()
+    again = Ledger.open(ledger.path)
+    assert again.contents().leases == ()
+    again.close()
 
 
 async def test_memory_refuses_before_the_disk_is_asked(store: Store, ledger: Ledger) -> None:

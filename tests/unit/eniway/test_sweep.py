@@ -1,9 +1,13 @@
 from collections.abc import Collection
 from contextlib import nullcontext
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from eniway.errors import KernelError, NotReady
 from eniway.model import Card, ContainerId, EniId, Kind, Lease, LeaseKey, Mac, PodRef, PodUid, Slot
 from eniway.node.sweep import Sweeper, compare, is_namespace
 
@@ -79,3 +83,77 @@ async def test_a_sweep_tells_the_books_what_is_routed_and_the_kernel_what_is_the
     rooms.pod_cidr = IPv4Network("172.20.1.0/24")
     await sweeper.sweep_ranges()
     assert rooms.claimed == (rooms.pod_cidr,)
+
+
+class Trouble(Rooms):
+    """One card of each use that the kernel says ``error`` about, another of each, and a pod whose DEL was missed."""
+
+    primary = CARD
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.missing: list[Slot] = []
+        self.present: list[Slot] = []
+        self.held = {lease(1).key: lease(1)}
+
+    def shared_cards(self) -> Collection[Card]:
+        return [replace(CARD, slot=Slot(slot)) for slot in (1, 2)]
+
+    def idle_exclusive_cards(self) -> Collection[Card]:
+        return [replace(CARD, slot=Slot(slot)) for slot in (3, 4)]
+
+    async def prepare_card(self, card: Card) -> bool:
+        if card.slot in {1, 3}:
+            raise self.error
+        return False
+
+    park_card = prepare_card
+
+    def card_missing(self, card: Card) -> None:
+        self.missing.append(card.slot)
+
+    def card_present(self, card: Card) -> None:
+        self.present.append(card.slot)
+
+    async def start(self, **_: object) -> bool:
+        return False
+
+    async def observe_leases(self) -> dict[LeaseKey, str]:
+        return {}
+
+    def leases(self) -> Collection[Lease]:
+        return tuple(self.held.values())
+
+    def lease(self, key: LeaseKey) -> Lease | None:
+        return self.held.get(key)
+
+    async def detach(self, _: Lease) -> None:
+        pass
+
+    async def release(self, key: LeaseKey) -> None:
+        del self.held[key]
+
+    async def settle_orphans(self, _: Collection[object]) -> None:
+        pass
+
+    async def prune(self, _: object) -> int:
+        return 0
+
+
+@pytest.mark.parametrize(("error", "missing"), [(KernelError("EBUSY"), []), (NotReady("no link"), [1, 3])])
+async def test_a_card_in_trouble_keeps_nothing_else_from_being_mended(error: Exception, missing: list[int]) -> None:
+    """Other cards, missed DELs, accounts; only one whose link is away is taken out of service."""
+    rooms: Any = Trouble(error)
+    sweeper = Sweeper(
+        rooms,
+        rooms,
+        service_cidr=IPv4Network("172.21.0.0/20"),
+        turn=lambda _: nullcontext(),
+        trusted=True,
+        remembered=lambda: (),
+        alive=lambda _: False,
+    )
+    assert await sweeper.sweep() == 1
+    assert rooms.held == {}
+    assert (rooms.missing, rooms.present) == (missing, [2, 4])
+    assert rooms.accounted
