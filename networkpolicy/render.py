@@ -67,10 +67,11 @@ def _ours(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Jump:
-    """Our rule in a chain of the kernel's, its first."""
+    """Our rule in a chain of the kernel's, its first; ``late``: a rule that is not ours comes before it."""
 
     chain: str
     rule: str
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
