@@ -7,7 +7,7 @@ address towards Services, as an annotation of the pod, because daemons of other 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -91,7 +91,10 @@ class Books(Protocol):
 
 
 class Policies:
-    """``leases``: this node's; ``tell``: of an Event. A context manager that ends its threads."""
+    """``leases``: this node's, all known when ``recovered`` returns; ``tell``: of an Event.
+
+    A context manager that ends its threads.
+    """
 
     def __init__(
         self,
@@ -99,11 +102,13 @@ class Policies:
         *,
         config: NodeConfig,
         leases: Callable[[], Sequence[Lease]],
+        recovered: Callable[[], Awaitable[None]],
         tell: Callable[[Event], None],
         random: Random,
     ) -> None:
         self._client = client
         self._leases = leases
+        self._recovered = recovered
         self._tell = tell
         self._random = random
         self.model = Model(4, fail_open=config.policy_fail_open, sampled=config.policy_drop_events)
@@ -146,6 +151,8 @@ class Policies:
                 group.create_task(self._drops.run())
             for watch in watches:
                 await watch.synced()
+            # Rules of a pod that no lease names would go as nobody's: it may run, and a policy isolate it.
+            await self._recovered()
             self.enforcer.start(self._leases(), nodes=[node])
             _log.info("policies are in force", pods=len(self.model.pods()), policies=len(self.model.policies()))
             group.create_task(self.enforcer.run())
