@@ -175,7 +175,8 @@ class Keeper:
             address = ip_address(text)
         except ValueError:
             return None
-        return address.packed if address.version == self._family else None
+        # No packet has 0.0.0.0 or ::, and a hash:ip set takes neither.
+        return None if address.is_unspecified or address.version != self._family else address.packed
 
 
 def _named_ports(spec: PodSpec) -> set[NamedPort]:

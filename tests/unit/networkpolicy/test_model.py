@@ -86,6 +86,14 @@ def test_a_pod_of_this_node_has_its_leases_addresses_at_once_and_both(model: Mod
     assert members(model) == {"10.0.0.2", "10.0.0.3"}
 
 
+def test_an_address_that_no_packet_has_is_in_no_set(model: Model) -> None:
+    """The kernel would refuse the set for it."""
+    put(model, made("b", "0.0.0.0"))
+    assert members(model) == set()
+    put(model, made("b", "0.0.0.1"))
+    assert members(model) == {"0.0.0.1"}
+
+
 def test_a_host_network_pod_is_no_peer(model: Model) -> None:
     put(model, made("b", "10.0.0.250", hostNetwork=True))
     assert members(model) == set()
