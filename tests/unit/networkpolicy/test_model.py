@@ -187,3 +187,30 @@ def test_names_fit_the_kernel_and_comments_too(model: Model) -> None:
     comments = [rule.split('"')[1] for rules in layout.chains.values() for rule in rules if '"' in rule]
     assert max(map(len, comments)) <= 255
     assert {direction for endpoint in model.endpoints.values() for direction in endpoint.programs} == set(Direction)
+
+
+def test_nothing_is_kept_of_a_pod_that_is_gone(model: Model) -> None:
+    """Each of a Job's pods has labels and may have ports of its own; what others have alike stays."""
+
+    def kept() -> tuple[int, int]:
+        return len(model._keeper._labels._kept), len(model._keeper._ports._kept)
+
+    def job(number: int, **labels: str) -> Json:
+        ports = [{"name": f"p{number}", "containerPort": 80}]
+        meta = {"namespace": "x", "name": f"job-{number}", "uid": str(number), "labels": {"job": str(number), **labels}}
+        return {"metadata": meta, "spec": {"containers": [{"ports": ports}]}, "status": {"phase": "Running"}}
+
+    before = kept()
+    for number in range(50):
+        put(model, job(number))
+        put(model, job(number))
+        put(model, job(number, more="1"))
+        put(model, {**job(number), "metadata": {**job(number)["metadata"], "name": f"twin-{number}"}})
+    assert kept() == (before[0] + 100, before[1] + 50)
+    for number in range(50):
+        model.drop_pod("x", f"job-{number}")
+        model.drop_pod("x", f"job-{number}")
+    assert kept() == (before[0] + 50, before[1] + 50)
+    for number in range(50):
+        model.drop_pod("x", f"twin-{number}")
+    assert kept() == before
