@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 
@@ -47,8 +48,9 @@ async def test_a_set_that_the_kernel_refuses_shuts_its_programs_and_no_other(
         enforcer = made.enforcers[0]
         site = enforcer._halves[0].node
         enforcer.wake()
-        while not site.broken or site.error is not None:
-            await enforcer._moved()
+        async with asyncio.timeout(20):
+            while not site.broken or site.error is not None:
+                await enforcer._moved()
         made.policy("p", {"podSelector": {}, "ingress": [{"ports": [{"port": 81}]}]}, space="y")
         await made.in_force()
         packets = made.packets()
