@@ -312,7 +312,6 @@ class Books:
             self._recovered.set()
         return recovered
 
-    @property
     def is_recovered(self) -> bool:
         """Whether all leases are known again that can be: at once, but after a lost ledger."""
         return self._recovered.is_set()

@@ -193,7 +193,7 @@ async def _serve(  # noqa: PLR0915 -- a composition root: it only lists
             _log.info("serving", node=node, instance=opening.identity.instance_id, leases=len(books.leases()))
             while True:
                 # Leases that lost books do not know yet are known after a sweep, and ADDs may wait for that.
-                await sweeper.due(config.sweep_seconds if books.is_recovered else _UNRECOVERED_SECONDS)
+                await sweeper.due(config.sweep_seconds if books.is_recovered() else _UNRECOVERED_SECONDS)
                 if policies is not None:
                     policies.look_again()
                 await _sweep(sweeper)
