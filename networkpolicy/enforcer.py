@@ -139,6 +139,8 @@ class Enforcer:
         except TimeoutError as error:
             known = lease.key in self.model.endpoints and self.model.endpoints[lease.key].pod is not None
             what = "its policies are not in force" if known else "the API server's watch has not told of it"
+            if not self._ready.is_set():
+                what = "all objects of the API server, or all pods of this node, are not known yet"
             self._refuse(lease, NotReady(f"pod {lease.pod}: {what} after {self._wait_seconds:.0f} s"), error)
         except KernelError as error:
             self._refuse(lease, error, error)
