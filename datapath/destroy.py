@@ -23,7 +23,7 @@ def destroy(sets: Netlink, name: str) -> bool:
         if error.errno == ipset.BUSY:
             return False
         if error.errno != errno.ENOENT:
-            raise KernelError(f"ipset {name}: {error.strerror}") from error
+            raise KernelError(f"ipset {ipset.shown(name)}: {error.strerror}") from error
     return True
 
 
@@ -43,6 +43,7 @@ def destroy_patiently(sets: Netlink, wanted: Iterable[str]) -> tuple[str, ...]:
         if not left:
             break
     looked = (
-        f"ipset {name}: a rule that is not ours looks into it: see `iptables-save | grep {name}`" for name in left
+        f"ipset {name}: a rule that is not ours looks into it: see `iptables-save | grep {name}`"
+        for name in map(ipset.shown, left)
     )
     return (*refused, *looked)

@@ -2,6 +2,8 @@
 
 Members change with every pod, without a process. EXCLUDE is never set, so adding what is there and removing what is not
 there succeed. The node's own few sets have Members; sets of thousands have Elements, many in one message.
+
+Others' sets have names of any bytes: what is not UTF-8 in them is kept as it is (surrogateescape, PEP 383).
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ _BATCH: Final = 512
 """Elements in a message: each takes up to 60 bytes, and an attribute ends at 64 KiB."""
 _SMALL: Final = 64
 """Buckets that a set starts with; it grows by itself."""
+_AS_IS: Final = "surrogateescape"
 BUSY: Final = 4100
 """IPSET_ERR_BUSY: something still refers to the set."""
 
@@ -114,13 +117,22 @@ def each_element(payload: bytes) -> Iterator[Element]:
 
 def set_name(payload: bytes) -> str:
     """Which set a payload of a dump is about."""
-    return attributes(payload[4:]).get(_SETNAME, b"").rstrip(b"\0").decode()
+    return _decoded(attributes(payload[4:]).get(_SETNAME, b""))
+
+
+def shown(name: str) -> str:
+    """A name for a message, in UTF-8."""
+    return name.encode(errors=_AS_IS).decode(errors="backslashreplace")
 
 
 def set_family(payload: bytes) -> int | None:
     """AF_INET or AF_INET6; None where a payload only goes on with a large set."""
     told = attributes(payload[4:]).get(_FAMILY)
     return told[0] if told else None
+
+
+def _decoded(name: bytes) -> str:
+    return name.rstrip(b"\0").decode(errors=_AS_IS)
 
 
 def _read(fields: dict[int, bytes]) -> Element:
@@ -167,7 +179,7 @@ def members(payload: bytes, *, about: Collection[bytes]) -> Iterator[Member]:
     if not any(part in payload for part in about):
         return
     found = attributes(payload[4:])
-    name = found.get(_SETNAME, b"").rstrip(b"\0").decode()
+    name = _decoded(found.get(_SETNAME, b""))
     for _, entry in each_attribute(found.get(_ADT, b"")):
         if not any(part in entry for part in about):
             continue
@@ -176,7 +188,7 @@ def members(payload: bytes, *, about: Collection[bytes]) -> Iterator[Member]:
         yield Member(
             set=name,
             address=IPv4Address(attributes(fields[_IP])[_ADDRESS_IPV4]),
-            dev=dev.rstrip(b"\0").decode() if dev else None,
+            dev=_decoded(dev) if dev else None,
         )
 
 
@@ -186,4 +198,5 @@ def _element(item: Member) -> bytes:
 
 
 def _message(command: int, name: str, rest: bytes) -> Message:
-    return Message(NFNL_SUBSYS_IPSET << 8 | command, _NFGEN + _PROTOCOL + text(_SETNAME, name) + rest)
+    encoded = name.encode(errors=_AS_IS) + b"\0"
+    return Message(NFNL_SUBSYS_IPSET << 8 | command, _NFGEN + _PROTOCOL + attribute(_SETNAME, encoded) + rest)

@@ -104,6 +104,9 @@ class Books:
         self._identity = opening.identity
         self._ledger: Ledger = opening.ledger
         self._rebuilt = opening.rebuilt
+        self._recovered = asyncio.Event()
+        if not opening.rebuilt:
+            self._recovered.set()
         self._kernel = kernel
         self._clock = clock
         self._inventory = Inventory(
@@ -306,7 +309,17 @@ class Books:
             _log.warning("a lease is known again", pod=str(sandbox.pod), container=sandbox.key.container_id)
             await self._store.settle(*changes)
             recovered += 1
+        if self._pool.started and self._routed.asked:
+            self._recovered.set()
         return recovered
+
+    def is_recovered(self) -> bool:
+        """Whether all leases are known again that can be: at once, but after a lost ledger."""
+        return self._recovered.is_set()
+
+    async def recovered(self) -> None:
+        """Return when they are."""
+        await self._recovered.wait()
 
     async def settle_orphans(self, in_use: Collection[object]) -> None:
         """After a lost ledger.
@@ -314,6 +327,8 @@ class Books:
         The kernel uses ``in_use`` and no other address; the others found on our cards may be handed out. With none in
         use all leases are known, which is noted: until then each start takes the ledger for a lost one.
         """
+        if not in_use:
+            self._recovered.set()
         wall = self._clock.wall()
         freed: list[AddressRecord] = [
             replace(record, orphan=False, released=wall)

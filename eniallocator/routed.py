@@ -99,6 +99,11 @@ class Routed:
         """The Node's podCIDR, as far as it is known."""
         return self._inventory.pods.cidr
 
+    @property
+    def asked(self) -> bool:
+        """Whether it is known which podCIDR the Node has, if any."""
+        return self._asked
+
     async def learn(self, cidr: IPv4Network | None) -> None:
         """What the Node says; None: it has no podCIDR. One that is known stays until there is another."""
         self._asked = True

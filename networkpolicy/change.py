@@ -111,8 +111,8 @@ def rules(held: Held, wanted: Layout) -> str:
     lines = [f":{chain} - [0:0]" for chain in (*anew, *sorted(gone))]
     lines += (f"-A {chain} {rule}" for chain, filled in anew.items() for rule in filled)
     missing, extra = _jumps(held, wanted)
-    lines += missing
     lines += (f"-D {jump.chain} {jump.rule}" for jump in extra)
+    lines += missing
     lines += (f"-X {chain}" for chain in sorted(gone))
     return _commit(lines)
 
@@ -209,15 +209,17 @@ def _passed(match: str) -> str:
 
 
 def _jumps(held: Held, wanted: Layout) -> tuple[list[str], list[Jump]]:
-    """Commands for those that are missing, and those that are too many."""
-    extra = list(held.jumps)
-    missing: list[str] = []
-    for jump in wanted.jumps:
-        if jump in extra:
-            extra.remove(jump)
-        else:
-            missing.append(f"-I {jump.chain} {jump.rule}")
-    return missing, extra
+    """Commands for those that are missing, and those that go before: too many, or with a rule of others before them.
+
+    Deleting takes the first that is alike, so of several all go.
+    """
+    missing = [jump for jump in wanted.jumps if _alike(jump, held) != [jump]]
+    extra = [jump for jump in held.jumps if (due := replace(jump, late=False)) in missing or due not in wanted.jumps]
+    return [f"-I {jump.chain} {jump.rule}" for jump in missing], extra
+
+
+def _alike(jump: Jump, held: Held) -> list[Jump]:
+    return [other for other in held.jumps if replace(other, late=False) == jump]
 
 
 def _commit(lines: Collection[str]) -> str:
@@ -228,20 +230,27 @@ def read(saved: str) -> Held:
     """Our rules in what ``iptables-save`` prints of the table, with counters or without."""
     chains: dict[str, tuple[str, ...]] = {}
     jumps: list[Jump] = []
+    behind: set[str] = set()
+    """Chains in which a rule that is not ours has come already."""
     for chain, rule in _each_rule(saved, chains):
         if chain.startswith(names.POLICY_CHAIN_PREFIX):
             chains[chain] = (*chains.get(chain, ()), rule)
         elif f"-j {names.POLICY_CHAIN_PREFIX}" in rule:
-            jumps.append(Jump(chain, rule))
+            jumps.append(Jump(chain, rule, late=chain in behind))
+        else:
+            behind.add(chain)
     return Held(tuple(jumps), chains)
 
 
 def _each_rule(saved: str, chains: dict[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
-    """(chain, rule); chains of ours are entered on the way, those without rules too."""
-    for counted in saved.splitlines():
-        line = counted.split(" ", 1)[1] if counted.startswith("[") else counted
+    """(chain, rule); chains of ours are entered on the way, those without rules too.
+
+    Comments of others have what they like in them, line ends of Unicode included; a rule of theirs may be empty.
+    """
+    for counted in saved.split("\n"):
+        line = counted.partition(" ")[2] if counted.startswith("[") else counted
         if line.startswith(f":{names.POLICY_CHAIN_PREFIX}"):
             chains[line[1:].split(" ", 1)[0]] = ()
         elif line.startswith("-A "):
-            _, chain, rule = line.split(" ", 2)
+            chain, _, rule = line.removeprefix("-A ").partition(" ")
             yield chain, rule

@@ -7,6 +7,7 @@ it stands is left out. Kubernetes API reference, networking.k8s.io/v1; types.go,
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from ipaddress import ip_network
@@ -33,6 +34,7 @@ from networkpolicy.terms import (
 )
 
 _HIGHEST_PORT: Final = 65535
+_ZEROS: Final = re.compile(r"(?<![0-9A-Fa-f])0+(?=[0-9A-Fa-f])")
 _RAWS = tuple[msgspec.Raw, ...] | None
 
 
@@ -214,9 +216,8 @@ class _Compiler:
 def _block(block: _Block, family: Family) -> tuple[Network | None, list[Network]]:
     """A block and its exceptions; None for one of another family, one all excepted, or one that cannot be read."""
     try:
-        # Old objects may have bits set behind the prefix.
-        network = ip_network(block.cidr, strict=False)
-        excepted = [ip_network(cidr, strict=False) for cidr in block.except_ or ()]
+        network = _network(block.cidr)
+        excepted = [_network(cidr) for cidr in block.except_ or ()]
     except ValueError:
         return None, []
     if network.version != family:
@@ -225,6 +226,14 @@ def _block(block: _Block, family: Family) -> tuple[Network | None, list[Network]
     if any(network.prefixlen >= cidr.prefixlen and cidr.overlaps(network) for cidr in same):
         return None, []
     return network, same
+
+
+def _network(cidr: str) -> Network:
+    """As the API server reads it (ParseCIDRSloppy): octets with zeros before them are decimal numbers nevertheless.
+
+    Old objects may have bits set behind the prefix, too.
+    """
+    return ip_network(_ZEROS.sub("", cidr), strict=False)
 
 
 def _nets(networks: Sequence[Network], excepted: Sequence[Network]) -> NetSet:

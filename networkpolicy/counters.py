@@ -23,7 +23,7 @@ def read(saved: str) -> Counts:
     """What ``iptables-save --counters`` prints."""
     found: dict[tuple[str, int], tuple[str, int]] = {}
     numbers: Counter[str] = Counter()
-    for match in filter(None, map(_RULE.match, saved.splitlines())):
+    for match in filter(None, map(_RULE.match, saved.split("\n"))):
         packets, chain, policy = match.groups()
         numbers[chain] += 1
         found[chain, numbers[chain]] = (policy, int(packets))

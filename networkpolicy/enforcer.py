@@ -18,6 +18,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, TypeVar
 
+from datapath.command import Refused
 from datapath.ipset import Element
 from eniway import log, metrics
 from eniway.errors import EniwayError, KernelError, NotReady
@@ -93,12 +94,12 @@ class Enforcer:
     async def refuses_samples(self) -> bool:
         """Whether this kernel takes rules, but none that samples what is dropped."""
         node = self._halves[0].node
-        return await _thread(node, lambda: node.place.refuses(render.sample(Direction.INGRESS)))
+        return await _said(node, lambda: node.place.refuses(render.sample(Direction.INGRESS)))
 
     async def without_six(self) -> bool:
         """Filter no IPv6 packets if this kernel takes no rules for them; whether that is so."""
         for half in self._halves[1:]:
-            if await _thread(half.node, half.node.place.refuses_all):
+            if await _said(half.node, half.node.place.refuses_all):
                 self._halves.remove(half)
                 return True
         return False
@@ -138,6 +139,8 @@ class Enforcer:
         except TimeoutError as error:
             known = lease.key in self.model.endpoints and self.model.endpoints[lease.key].pod is not None
             what = "its policies are not in force" if known else "the API server's watch has not told of it"
+            if not self._ready.is_set():
+                what = "all objects of the API server, or all pods of this node, are not known yet"
             self._refuse(lease, NotReady(f"pod {lease.pod}: {what} after {self._wait_seconds:.0f} s"), error)
         except KernelError as error:
             self._refuse(lease, error, error)
@@ -321,10 +324,12 @@ class Enforcer:
             return wanted
         try:
             await self._apply(site, change, wanted)
-        except PlaceGone:
-            raise
-        except KernelError:
-            site.broken |= await _thread(site, lambda: site.place.refused(render.programs(wanted)))
+        except Refused:
+            # Sets first: what a program looks into has to be there when it is tried.
+            refused = await _thread(site, lambda: site.place.refused_sets(change))
+            site.broken |= render.looking_into(wanted, refused)
+            others = self._standing(site, wanted)
+            site.broken |= await _thread(site, lambda: site.place.refused(render.programs(others)))
             if not site.broken:
                 raise
             _log.error("programs were refused, their pods are shut off", where=_where(lease), chains=len(site.broken))
@@ -386,6 +391,16 @@ class Enforcer:
         held = [site.held for site in self._sites() if site.held is not None]
         metrics.POLICY_OBJECTS.labels("chains").set(sum(len(layout.chains) for layout in held))
         metrics.POLICY_OBJECTS.labels("sets").set(sum(len(layout.sets) for layout in held))
+
+
+async def _said(site: Site, question: Callable[[], _T]) -> _T:
+    """The kernel's answer, asked for until there is one: a lock that somebody holds says nothing of what it can do."""
+    while True:
+        try:
+            return await _thread(site, question)
+        except KernelError as error:
+            _log.warning("the kernel does not say what rules it takes", error=str(error), retry_in=_RETRY_SECONDS)
+        await asyncio.sleep(_RETRY_SECONDS)
 
 
 def _where(lease: Lease | None) -> str:

@@ -192,7 +192,10 @@ class Model:
         pod = self._keeper.pod(view)
         old = self._pods[pod.namespace].get(pod.name)
         if old == pod:
+            self._keeper.let_go(pod)
             return
+        if old is not None:
+            self._keeper.let_go(old)
         self._pods[pod.namespace][pod.name] = pod
         self._reindex(old, pod)
         for endpoint in self._by_pod.get((pod.namespace, pod.name), ()):
@@ -206,6 +209,7 @@ class Model:
         """It is gone."""
         old = self._pods.get(namespace, {}).pop(name, None)
         if old is not None:
+            self._keeper.let_go(old)
             self._reindex(old, None)
             if not self._pods[namespace]:
                 del self._pods[namespace]

@@ -7,13 +7,14 @@ process is born in the calling thread's namespace, so nobody enters one for it.
 from __future__ import annotations
 
 import errno
+import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
 
 from datapath import ipset, netns
-from datapath.command import run
+from datapath.command import Refused, run
 from datapath.destroy import destroy, destroy_patiently
 from datapath.ipset import Element, Set
 from datapath.netlink import NETLINK_NETFILTER, Message, Netlink, NetlinkError
@@ -30,6 +31,10 @@ _FAMILIES: Final[Mapping[Family, int]] = {4: socket.AF_INET, 6: socket.AF_INET6}
 _PLAIN, _PROBE = f"{names.POLICY_CHAIN_PREFIX}PLAIN", f"{names.POLICY_CHAIN_PREFIX}PROBE"
 _GONE: Final = {errno.ENOENT, errno.ENOTDIR, errno.EINVAL}
 """What opening and entering a namespace says when its last user has left it."""
+_PASSING: Final = {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOBUFS, errno.ENOMEM}
+"""Not a word on what was asked for."""
+_PASSING_WORDS: Final = ("xtables lock", *(os.strerror(number) for number in _PASSING))
+"""The same in what iptables prints: its exit codes do not tell."""
 
 
 class PlaceGone(KernelError):
@@ -52,16 +57,13 @@ class Place:
         """As last observed."""
 
     def apply(self, change: Change, *, bury: bool = True) -> None:
-        """Carry out a change, in its order. KernelError where the kernel refuses; what is left a repair finds.
+        """Carry out a change, in its order. Refused by the kernel, or KernelError; what is left a repair finds.
 
         ``bury``: sets are taken away; else later, as rules left over still look into them.
         """
         with self._entered(), self._sets() as sets:
             for name, ref, elements in change.make:
-                self._doomed.discard(name)
-                # One of that name may be there yet, with members of another day.
-                messages = (ipset.create(_made(name, ref, self.family)), ipset.flush(name))
-                _call(sets, *messages, *ipset.add_elements(name, elements))
+                self._make(sets, name, ref, elements)
             for name, elements in change.add:
                 _call(sets, *ipset.add_elements(name, elements))
             if change.text:
@@ -72,19 +74,32 @@ class Place:
             if bury:
                 self._bury(sets)
 
+    def refused_sets(self, change: Change) -> frozenset[str]:
+        """Which sets of a change the kernel does not make or fill, each tried alone. KernelError: it does not say."""
+        found: set[str] = set()
+        with self._entered(), self._sets() as sets:
+            for name, ref, elements in change.make:
+                with _noted(found, name):
+                    self._make(sets, name, ref, elements)
+            for name, elements in change.add:
+                with _noted(found, name):
+                    _call(sets, *ipset.add_elements(name, elements))
+        return frozenset(found)
+
     def refused(self, chains: Chains) -> frozenset[str]:
-        """Which of ``chains`` the kernel does not take, each tried alone."""
+        """Which of ``chains`` the kernel does not take, each tried alone. KernelError: it does not say."""
         found: set[str] = set()
         with self._entered():
             for chain, lines in chains.items():
-                try:
+                with _noted(found, chain):
                     self._restore(rules(Held(), Layout((), {chain: lines}, {})))
-                except KernelError:
-                    found.add(chain)
         return frozenset(found)
 
     def refuses(self, rule: str) -> bool:
-        """Whether the kernel takes a chain, but not with this rule in it. Of both nothing is left."""
+        """Whether the kernel takes a chain, but not with this rule in it. Of both nothing is left.
+
+        KernelError: it does not say.
+        """
         tried = {_PLAIN: (), _PROBE: (rule,)}
         refused = self.refused(tried)
         taken = Held((), {chain: lines for chain, lines in tried.items() if chain not in refused})
@@ -93,7 +108,7 @@ class Place:
         return refused == {_PROBE}
 
     def refuses_all(self) -> bool:
-        """Whether the kernel takes no chain at all. Nothing is left of it."""
+        """Whether the kernel takes no chain at all. Nothing is left of it. KernelError: it does not say."""
         if self.refused({_PLAIN: ()}):
             return True
         with self._entered(), suppress(KernelError):  # a repair finds it
@@ -124,6 +139,12 @@ class Place:
                     found.setdefault(name, set()).update(ipset.each_element(payload))
         return held, found
 
+    def _make(self, sets: Netlink, name: str, ref: SetRef, elements: Iterable[Element]) -> None:
+        self._doomed.discard(name)
+        # One of that name may be there yet, with members of another day.
+        messages = (ipset.create(_made(name, ref, self.family)), ipset.flush(name))
+        _call(sets, *messages, *ipset.add_elements(name, elements))
+
     def _bury(self, sets: Netlink) -> None:
         for name in tuple(self._doomed):
             if destroy(sets, name):
@@ -146,7 +167,20 @@ class Place:
             yield opened
 
     def _restore(self, text: str) -> None:
-        run(f"{self._iptables}-restore", "--noflush", "--wait", _WAIT, given=text)
+        try:
+            run(f"{self._iptables}-restore", "--noflush", "--wait", _WAIT, given=text)
+        except Refused as error:
+            if any(words in str(error) for words in _PASSING_WORDS):
+                raise KernelError(str(error)) from error
+            raise
+
+
+@contextmanager
+def _noted(refused: set[str], name: str) -> Iterator[None]:
+    try:
+        yield
+    except Refused:
+        refused.add(name)
 
 
 def _made(name: str, ref: SetRef, family: Family) -> Set:
@@ -162,4 +196,5 @@ def _call(sets: Netlink, *messages: Message) -> None:
         try:
             sets.call(message)
         except NetlinkError as error:
-            raise KernelError(f"ipset: {error.strerror}") from error
+            kind = KernelError if error.errno in _PASSING else Refused
+            raise kind(f"ipset: {error.strerror}") from error

@@ -21,6 +21,7 @@ gone to (-g), so what comes after that rule in the same chain is not met.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
@@ -56,6 +57,7 @@ _PROTOCOL_NAMES: Final = {number: name.lower() for name, number in PROTOCOLS.ite
 _LOG_RATE: Final = "-m limit --limit 10/sec --limit-burst 50"
 """Of packets that are logged, in each program."""
 _SAMPLE_RATE: Final = "-m limit --limit 1/sec"
+_MATCHED: Final = re.compile(r"--match-set (\S+)")
 _MOST_RENDERED: Final = 4096
 _COMMENT: Final = 255
 _DIGITS: Final = 16
@@ -67,10 +69,11 @@ def _ours(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Jump:
-    """Our rule in a chain of the kernel's, its first."""
+    """Our rule in a chain of the kernel's, its first; ``late``: a rule that is not ours comes before it."""
 
     chain: str
     rule: str
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +196,23 @@ def programs(layout: Layout) -> Mapping[str, tuple[str, ...]]:
 
 
 def without(layout: Layout, broken: Collection[str], *, fail_open: bool) -> Layout:
-    """The layout with programs that drop everything, or nothing, in the place of those in ``broken``."""
+    """The layout with programs that drop everything, or nothing, in the place of those in ``broken``.
+
+    Sets that only those look into go with them.
+    """
     instead = () if fail_open else ("-j DROP",)
-    return replace(
-        layout, chains={chain: instead if chain in broken else rules for chain, rules in layout.chains.items()}
-    )
+    chains = {chain: instead if chain in broken else rules for chain, rules in layout.chains.items()}
+    kept = {name for rules in chains.values() for name in _looked_into(rules)}
+    return replace(layout, chains=chains, sets={name: ref for name, ref in layout.sets.items() if name in kept})
+
+
+def looking_into(layout: Layout, sets: Collection[str]) -> frozenset[str]:
+    """Chains of a layout that look into any of ``sets``."""
+    return frozenset(chain for chain, rules in layout.chains.items() if not _looked_into(rules).isdisjoint(sets))
+
+
+def _looked_into(rules: Iterable[str]) -> set[str]:
+    return {name for rule in rules for name in _MATCHED.findall(rule)}
 
 
 def _term(term: Term, program: Program, family: Family) -> Iterator[str]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections import Counter
+from collections.abc import Hashable, Mapping
 from ipaddress import ip_address
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from eniway import names
 from networkpolicy.terms import PROTOCOLS, Family
 
+_K = TypeVar("_K", bound=Hashable)
+_V = TypeVar("_V")
 _FINISHED: Final = ("Succeeded", "Failed")
 
 
@@ -139,14 +143,33 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     """As annotated."""
 
 
+class _Alike(Generic[_K, _V]):
+    """Equal values, kept once as long as somebody has one."""
+
+    def __init__(self) -> None:
+        self._kept: dict[_K, _V] = {}
+        self._uses: Counter[_K] = Counter()
+
+    def take(self, key: _K, value: _V) -> _V:
+        self._uses[key] += 1
+        return self._kept.setdefault(key, value)
+
+    def leave(self, key: _K) -> None:
+        self._uses[key] -= 1
+        if not self._uses[key]:
+            del self._uses[key], self._kept[key]
+
+
 class Keeper:
-    """Makes pods of views. Equal labels and ports are kept once: most pods are one of many alike."""
+    """Makes pods of views. Equal labels and ports are kept once: most pods are one of many alike.
+
+    Of a Job's pods each has labels of its own, which go with the last pod that is let go of.
+    """
 
     def __init__(self, family: Family) -> None:
         self._family = family
-        self._labels: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
-        self._ports: dict[tuple[NamedPort, ...], tuple[NamedPort, ...]] = {}
-        self._names: dict[str, str] = {}
+        self._labels = _Alike[tuple[tuple[str, str], ...], Mapping[str, str]]()
+        self._ports = _Alike[tuple[NamedPort, ...], tuple[NamedPort, ...]]()
 
     def pod(self, view: PodView) -> Pod:
         """The pod of a view. An address that is none is passed over."""
@@ -159,23 +182,33 @@ class Keeper:
             told.append(notes.service_address)
         alone = view.spec.host_network or finished
         return Pod(
-            namespace=self._names.setdefault(meta.namespace, meta.namespace),
+            namespace=sys.intern(meta.namespace),
             name=meta.name,
             uids=(meta.uid, notes.static_uid) if notes.static_uid else (meta.uid,),
-            labels=self._labels.setdefault(tuple(sorted(labels.items())), labels),
+            labels=self._labels.take(_key(labels), labels),
             addresses=() if alone else tuple(filter(None, (self._packed(address) for address in told))),
-            ports=self._ports.setdefault(ports, ports),
+            ports=self._ports.take(ports, ports),
             host_network=view.spec.host_network,
             finished=finished,
             service_address=notes.service_address,
         )
+
+    def let_go(self, pod: Pod) -> None:
+        """A pod that was made here is kept no more."""
+        self._labels.leave(_key(pod.labels))
+        self._ports.leave(pod.ports)
 
     def _packed(self, text: str) -> bytes | None:
         try:
             address = ip_address(text)
         except ValueError:
             return None
-        return address.packed if address.version == self._family else None
+        # No packet has 0.0.0.0 or ::, and a hash:ip set takes neither.
+        return None if address.is_unspecified or address.version != self._family else address.packed
+
+
+def _key(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(labels.items()))
 
 
 def _named_ports(spec: PodSpec) -> set[NamedPort]:

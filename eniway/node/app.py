@@ -58,6 +58,8 @@ from eniway.signals import until_told
 RELAY: Final = Path("/usr/share/eniway/cni/eniway")
 """Where the image has the relay."""
 _CONDITIONS_SECONDS: Final = 1.0
+_UNRECOVERED_SECONDS: Final = 5.0
+"""Between two sweeps until the books know all leases."""
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 _log = log.get(__name__)
@@ -117,7 +119,14 @@ async def _serve(  # noqa: PLR0915 -- a composition root: it only lists
         policies: Policies | None = None
         if config.networkpolicy:
             policies = network.guard = stack.enter_context(
-                Policies(client, config=config, leases=books.leases, tell=recorder.tell, random=random)
+                Policies(
+                    client,
+                    config=config,
+                    leases=books.leases,
+                    recovered=books.recovered,
+                    tell=recorder.tell,
+                    random=random,
+                )
             )
         handler = Handler(
             books,
@@ -183,7 +192,8 @@ async def _serve(  # noqa: PLR0915 -- a composition root: it only lists
             state.unhealthy = None
             _log.info("serving", node=node, instance=opening.identity.instance_id, leases=len(books.leases()))
             while True:
-                await sweeper.due(config.sweep_seconds)
+                # Leases that lost books do not know yet are known after a sweep, and ADDs may wait for that.
+                await sweeper.due(config.sweep_seconds if books.is_recovered() else _UNRECOVERED_SECONDS)
                 if policies is not None:
                     policies.look_again()
                 await _sweep(sweeper)

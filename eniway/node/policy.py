@@ -7,7 +7,7 @@ address towards Services, as an annotation of the pod, because daemons of other 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -91,7 +91,10 @@ class Books(Protocol):
 
 
 class Policies:
-    """``leases``: this node's; ``tell``: of an Event. A context manager that ends its threads."""
+    """``leases``: this node's, all known when ``recovered`` returns; ``tell``: of an Event.
+
+    A context manager that ends its threads.
+    """
 
     def __init__(
         self,
@@ -99,11 +102,13 @@ class Policies:
         *,
         config: NodeConfig,
         leases: Callable[[], Sequence[Lease]],
+        recovered: Callable[[], Awaitable[None]],
         tell: Callable[[Event], None],
         random: Random,
     ) -> None:
         self._client = client
         self._leases = leases
+        self._recovered = recovered
         self._tell = tell
         self._random = random
         self.model = Model(4, fail_open=config.policy_fail_open, sampled=config.policy_drop_events)
@@ -115,7 +120,9 @@ class Policies:
             repaired=self._repaired,
         )
         self._drops = DropEvents(self.model, tell=tell)
-        self._unwritten: asyncio.Queue[Lease] = asyncio.Queue()
+        self._unwritten: asyncio.Queue[LeaseKey] = asyncio.Queue()
+        self._writing: set[LeaseKey] = set()
+        """Leases whose pods are being annotated, or about to be."""
         self._again = asyncio.Event()
 
     def __enter__(self) -> Self:
@@ -139,11 +146,13 @@ class Policies:
         async with asyncio.TaskGroup() as group:
             for watch in watches:
                 group.create_task(watch.run())
-            group.create_task(self._write())
+            group.create_task(self._write(group))
             if self.model.sampled:
                 group.create_task(self._drops.run())
             for watch in watches:
                 await watch.synced()
+            # Rules of a pod that no lease names would go as nobody's: it may run, and a policy isolate it.
+            await self._recovered()
             self.enforcer.start(self._leases(), nodes=[node])
             _log.info("policies are in force", pods=len(self.model.pods()), policies=len(self.model.policies()))
             group.create_task(self.enforcer.run())
@@ -184,8 +193,11 @@ class Policies:
     def _seen(self, namespace: str, name: str) -> None:
         """A pod of ours may not say yet by which address it calls Services."""
         for lease in self._leases():
-            if (lease.pod.namespace, lease.pod.name) == (namespace, name) and self._is_untold(lease):
-                self._unwritten.put_nowait(lease)
+            if (lease.pod.namespace, lease.pod.name) != (namespace, name) or lease.key in self._writing:
+                continue
+            if self._is_untold(lease):
+                self._writing.add(lease.key)
+                self._unwritten.put_nowait(lease.key)
 
     def _is_untold(self, lease: Lease) -> bool:
         pod = self.model.pod(lease.pod.namespace, lease.pod.name)
@@ -196,21 +208,29 @@ class Policies:
             and pod.service_address != str(lease.service_address)
         )
 
-    async def _write(self) -> None:
-        """Annotate exclusive pods, one after the other."""
+    async def _write(self, group: asyncio.TaskGroup) -> None:
+        """Annotate exclusive pods, each at its own pace: one that a webhook of somebody's refuses holds up no other."""
         while True:
-            lease = await self._unwritten.get()
+            group.create_task(self._insist(await self._unwritten.get()))
+
+    async def _insist(self, key: LeaseKey) -> None:
+        """Annotate a pod, again and again as long as there is something to tell."""
+        try:
             for delay in full_jitter(base=0.5, cap=30, random=self._random):
-                if lease not in self._leases() or not self._is_untold(lease):
-                    break
+                lease = next((lease for lease in self._leases() if lease.key == key), None)
+                if lease is None or not self._is_untold(lease):
+                    return
                 try:
                     await self._annotate(lease)
-                    break
                 except KubeError as error:
                     if error.status in _ANOTHER:
-                        break
+                        return
                     _log.warning("pod not annotated", pod=str(lease.pod), error=str(error), retry_in=round(delay, 1))
+                else:
+                    return
                 await asyncio.sleep(delay)
+        finally:
+            self._writing.discard(key)
 
     async def _annotate(self, lease: Lease) -> None:
         notes = {names.ANNOTATION_SERVICE_ADDRESS: str(lease.service_address)}

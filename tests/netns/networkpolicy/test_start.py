@@ -145,7 +145,7 @@ async def test_a_daemon_that_starts_while_the_api_server_is_away_touches_nothing
     assert "ENIWAY-NP" in stands
     async with enforcing(node, wait_seconds=0.2) as second:
         late = shared_lease(vpc, node, vpc.pod())
-        with pytest.raises(NotReady, match="watch has not told of it"):
+        with pytest.raises(NotReady, match="all pods of this node, are not known yet"):
             await second.prepare(late)
         assert state(node) == stands
         assert late.key not in second.model.endpoints

@@ -100,3 +100,23 @@ def test_a_half_of_all_addresses_that_is_excepted_is_held_once() -> None:
     (term,) = compiled({"podSelector": {}, "ingress": [{"from": [{"ipBlock": block}]}]}).of(Direction.INGRESS) or ()
     assert isinstance(term.peer, NetSet)
     assert [(element.address[0], element.nomatch) for element in term.peer.elements] == [(0, False), (128, True)]
+
+
+@pytest.mark.parametrize(
+    ("given", "canonical"),
+    [
+        ({"cidr": "010.0.0.0/8"}, {"cidr": "10.0.0.0/8"}),
+        ({"cidr": "10.0.0.0/8", "except": ["10.01.0.0/16"]}, {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}),
+        ({"cidr": "192.168.100.009/032"}, {"cidr": "192.168.100.9/32"}),
+        ({"cidr": "000.00.0.0/00"}, {"cidr": "0.0.0.0/0"}),
+        ({"cidr": "00fd00:00::/008"}, {"cidr": "fd00::/8"}),
+    ],
+)
+def test_zeros_before_a_number_are_read_as_the_api_server_reads_them(given: Json, canonical: Json) -> None:
+    """Its legacy validation takes such a block, as decimal octets."""
+    one, other = (compiled({"podSelector": {}, "ingress": [{"from": [{"ipBlock": b}]}]}) for b in (given, canonical))
+    assert one.of(Direction.INGRESS) == other.of(Direction.INGRESS)
+    assert one.six is not None
+    assert other.six is not None
+    assert one.six.of(Direction.INGRESS) == other.six.of(Direction.INGRESS)
+    assert one.of(Direction.INGRESS) or one.six.of(Direction.INGRESS)

@@ -86,6 +86,14 @@ def test_a_pod_of_this_node_has_its_leases_addresses_at_once_and_both(model: Mod
     assert members(model) == {"10.0.0.2", "10.0.0.3"}
 
 
+def test_an_address_that_no_packet_has_is_in_no_set(model: Model) -> None:
+    """The kernel would refuse the set for it."""
+    put(model, made("b", "0.0.0.0"))
+    assert members(model) == set()
+    put(model, made("b", "0.0.0.1"))
+    assert members(model) == {"0.0.0.1"}
+
+
 def test_a_host_network_pod_is_no_peer(model: Model) -> None:
     put(model, made("b", "10.0.0.250", hostNetwork=True))
     assert members(model) == set()
@@ -179,3 +187,30 @@ def test_names_fit_the_kernel_and_comments_too(model: Model) -> None:
     comments = [rule.split('"')[1] for rules in layout.chains.values() for rule in rules if '"' in rule]
     assert max(map(len, comments)) <= 255
     assert {direction for endpoint in model.endpoints.values() for direction in endpoint.programs} == set(Direction)
+
+
+def test_nothing_is_kept_of_a_pod_that_is_gone(model: Model) -> None:
+    """Each of a Job's pods has labels and may have ports of its own; what others have alike stays."""
+
+    def kept() -> tuple[int, int]:
+        return len(model._keeper._labels._kept), len(model._keeper._ports._kept)
+
+    def job(number: int, **labels: str) -> Json:
+        ports = [{"name": f"p{number}", "containerPort": 80}]
+        meta = {"namespace": "x", "name": f"job-{number}", "uid": str(number), "labels": {"job": str(number), **labels}}
+        return {"metadata": meta, "spec": {"containers": [{"ports": ports}]}, "status": {"phase": "Running"}}
+
+    before = kept()
+    for number in range(50):
+        put(model, job(number))
+        put(model, job(number))
+        put(model, job(number, more="1"))
+        put(model, {**job(number), "metadata": {**job(number)["metadata"], "name": f"twin-{number}"}})
+    assert kept() == (before[0] + 100, before[1] + 50)
+    for number in range(50):
+        model.drop_pod("x", f"job-{number}")
+        model.drop_pod("x", f"job-{number}")
+    assert kept() == (before[0] + 50, before[1] + 50)
+    for number in range(50):
+        model.drop_pod("x", f"twin-{number}")
+    assert kept() == before
