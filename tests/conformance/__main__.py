@@ -1,7 +1,7 @@
 """`python -m tests.conformance`: suites of others against eniway in a box, with pods of a kind they do not know of.
 
-What has passed of e2e and cyclonus is noted under build/conformance and not run again; `--afresh` forgets it. Exit
-status 0 only if all passed.
+What has passed of e2e and cyclonus with this build of the image is noted under build/conformance and not run again;
+`--afresh` forgets it. Exit status 0 only if all passed.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ def main() -> int:
         return cni.run()
     scratch = (BUILD / f"{options.suite}-{options.kind}{'-full' if options.full else ''}").absolute()
     scratch.mkdir(parents=True, exist_ok=True)
-    notes = scratch / "outcomes.jsonl"
+    built = (BUILD.parent / "eniway-image.tar.digest").read_text().strip().removeprefix("sha256:")
+    notes = scratch / f"outcomes-{built[:12]}.jsonl"
     if options.afresh:
         notes.unlink(missing_ok=True)
     progress = Progress(notes)
     module = {"e2e": e2e, "cyclonus": cyclonus}[options.suite]
-    with cluster(scratch / "box", (options.suite,), kind=options.kind, images=module.IMAGES) as made:
+    asked = {"images": module.IMAGES, "programs": module.PROGRAMS}
+    with cluster(scratch / "box", options.suite, kind=options.kind, **asked) as made:
         if options.suite == "e2e":
             parts, run = e2e.names(made, scratch), partial(e2e.run, made, scratch)
         else:

@@ -41,16 +41,21 @@ class Cluster:
 
 
 @contextmanager
-def cluster(state: Path, groups: tuple[str, ...], *, kind: str, images: tuple[Image, ...]) -> Iterator[Cluster]:
-    """Three nodes with eniway, and pods of ``kind``, for as long as the context lasts."""
-    components = ensure(("kubernetes", *groups), lambda line: print(line, flush=True))
+def cluster(
+    state: Path, suite: str, *, kind: str, images: tuple[Image, ...], programs: tuple[str, ...]
+) -> Iterator[Cluster]:
+    """Three nodes with eniway, and pods of ``kind``, for as long as the context lasts.
+
+    ``programs`` are what the suite's ``images`` are made of.
+    """
+    components = ensure(("kubernetes", suite), lambda line: print(line, flush=True))
     box = Box(state)
     box.run("down")
     try:
         box.run("up", "--nodes", "3", "--instance-type", INSTANCE_TYPE, "--install", "eniway")
         made = Cluster(box, components)
         archive = state / "suite.tar"
-        write_archive(archive, components.path("agnhost"), images)
+        write_archive(archive, map(components.path, programs), images)
         box.run("image", "load", str(archive))
         if kind != "shared":
             _give_cards(made, kind)

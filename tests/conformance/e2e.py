@@ -17,6 +17,7 @@ from tests.conformance.progress import Outcome
 from vpcbox.cluster.images import Image
 
 IMAGES = (Image("registry.k8s.io/e2e-test-images/agnhost:2.56", ("/agnhost",), ("pause",)),)
+PROGRAMS = ("agnhost",)
 _FOCUS, _SKIP = r"\[sig-network\] Netpol", r"SCTPConnectivity"
 _PATIENCE = 900  # seconds of one spec
 

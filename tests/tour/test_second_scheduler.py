@@ -31,7 +31,7 @@ def test_pods_that_name_it_are_placed_by_it(
         if one["name"] == "kube-scheduler"
     )
     archive = tmp_path / "kube-scheduler.tar"
-    write_archive(archive, ensure(["kubernetes"]).path("kube-scheduler"), [Image(image, ("/kube-scheduler",))])
+    write_archive(archive, [ensure(["kubernetes"]).path("kube-scheduler")], [Image(image, ("/kube-scheduler",))])
     box.run("image", "load", str(archive))
     kubectl("apply", "--server-side", "--kustomize", str(OVERLAY))
     try:

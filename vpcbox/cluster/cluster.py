@@ -53,7 +53,7 @@ class Cluster:
         _demand_inotify(len(nodes))
         self._machine = await self._examine(self._box.control)
         await asyncio.to_thread(
-            images.write_archive, self._images, self._components.path("agnhost"), images.box_images()
+            images.write_archive, self._images, [self._components.path("agnhost")], images.box_images()
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(self._start_control_plane())

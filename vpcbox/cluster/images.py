@@ -1,4 +1,4 @@
-"""Container images without a registry: archives in the form of `docker save`, made of one static binary.
+"""Container images without a registry: archives in the form of `docker save`, made of static binaries.
 
 Form: https://github.com/moby/docker-image-spec/blob/main/spec.md (manifest.json, one config per image, layers as tar).
 `ctr -n k8s.io image import` reads it. Pods of these images use imagePullPolicy IfNotPresent or Never.
@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -31,12 +31,14 @@ def box_images() -> list[Image]:
     return [Image(PAUSE, ("/agnhost", "pause")), Image(AGNHOST, ("/agnhost",), ("pause",))]
 
 
-def write_archive(target: Path, binary: Path, images: Sequence[Image], *, architecture: str = "amd64") -> None:
-    """Write an archive of images that share one layer: `binary`, under its own name, in the root.
+def write_archive(
+    target: Path, binaries: Iterable[Path], images: Sequence[Image], *, architecture: str = "amd64"
+) -> None:
+    """Write an archive of images that share one layer: `binaries`, under their own names, in the root.
 
     The same input gives the same bytes.
     """
-    layer = _layer(binary)
+    layer = _layer(binaries)
     diff_id = f"sha256:{hashlib.sha256(layer).hexdigest()}"
     configs = [_config(image, diff_id, architecture) for image in images]
     manifest = [
@@ -72,10 +74,11 @@ def unpack(archive: Path, root: Path) -> None:
                 content.extractall(root)  # noqa: S202 - an image that was built here
 
 
-def _layer(binary: Path) -> bytes:
+def _layer(binaries: Iterable[Path]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as layer:
-        _add(layer, binary.name, binary.read_bytes(), mode=0o755)
+        for binary in binaries:
+            _add(layer, binary.name, binary.read_bytes(), mode=0o755)
         # A file system where programs may keep temporary files, as images have it
         tmp = tarfile.TarInfo("tmp")
         tmp.type, tmp.mode = tarfile.DIRTYPE, 0o1777

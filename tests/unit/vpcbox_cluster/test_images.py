@@ -31,7 +31,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def _archive(folder: Path, name: str) -> Path:
     (folder / "agnhost").write_bytes(b"\x7fELF")
-    write_archive(folder / name, folder / "agnhost", box_images())
+    write_archive(folder / name, [folder / "agnhost"], box_images())
     return folder / name
 
 

@@ -59,6 +59,22 @@ def test_whatever_changes_the_result_changes_the_key(go_mod: str, go_sum: str, g
     assert pin(group, go_mod, go_sum).key != pin(Group("example", "example.org/thing/v2"), GO_MOD, "").key
 
 
+def test_a_command_of_ours_is_built_again_when_its_text_changes() -> None:
+    """A Go file beside the go.mod is part of the key."""
+    group = Group("example", "example.org/thing/v2")
+    keys = {pin(group, GO_MOD, "", *sources).key for sources in ((), ("package main",), ("package main // new",))}
+    assert len(keys) == 3
+
+
+def test_cyclonus_is_asked_by_commands_of_ours() -> None:
+    """They stand in its folder, and change its key."""
+    (cyclonus,) = pins(["cyclonus"])
+    folder = COMPONENTS / "cyclonus"
+    assert list(cyclonus.outputs.values()) == ["cyclonus", "worker"]
+    texts = [(folder / name).read_text() for name in ("go.mod", "go.sum")]
+    assert cyclonus.key != pin(GROUPS["cyclonus"], *texts).key
+
+
 def test_stamps_carry_the_pinned_version() -> None:
     """A component reports the version it was pinned at."""
     stamps = {"v.full": "{version}", "v.major": "{major}", "v.minor": "{minor}"}

@@ -63,9 +63,13 @@ def pins(groups: Iterable[str]) -> list[Pin]:
         raise ComponentError(f"unknown component group {', '.join(unknown)}; expected any of {', '.join(GROUPS)}")
     folders = {name: Path(__file__).parent / name for name in chosen}
     return [
-        pin(GROUPS[name], (folder / "go.mod").read_text(), (folder / "go.sum").read_text())
+        pin(GROUPS[name], *(path.read_text() for path in (folder / "go.mod", folder / "go.sum", *_sources(folder))))
         for name, folder in folders.items()
     ]
+
+
+def _sources(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*/*.go"))
 
 
 def ensure(groups: Iterable[str] = DEFAULT_GROUPS, progress: Progress = lambda _: None) -> ComponentSet:

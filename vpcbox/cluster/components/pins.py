@@ -1,7 +1,8 @@
 """What is built, at which version, with which flags (pure).
 
 Each group is a folder with a go.mod and a go.sum of its own, since the groups' dependency versions clash. The
-go.mod is the pin: its `tool` lines are the commands, its `require` line of the group's module is the version.
+go.mod is the pin: its `tool` lines are the commands, its `require` line of the group's module is the version. A command
+of ours that uses the group's module stands in the folder, too.
 """
 
 import hashlib
@@ -82,7 +83,7 @@ GROUPS: Mapping[str, Group] = MappingProxyType(
             Group("cni-plugins", "github.com/containernetworking/plugins"),
             # Not part of a cluster: what is asked to judge it
             Group("cnitool", "github.com/containernetworking/cni"),
-            Group("cyclonus", "github.com/mattfenwick/cyclonus"),
+            Group("cyclonus", "github.com/mattfenwick/cyclonus", renamed={"generate": "cyclonus"}),
             Group("e2e", "k8s.io/kubernetes", suite=True),
             # In the place of kubelets, where nodes are objects only
             Group("kwok", "sigs.k8s.io/kwok"),
@@ -92,8 +93,8 @@ GROUPS: Mapping[str, Group] = MappingProxyType(
 DEFAULT_GROUPS = ("cni-plugins", "etcd", "containerd", "kubernetes")
 
 
-def pin(group: Group, go_mod: str, go_sum: str) -> Pin:
-    """Read a group's pin from the text of its go.mod and go.sum.
+def pin(group: Group, go_mod: str, go_sum: str, *sources: str) -> Pin:
+    """Read a group's pin from the text of its go.mod and go.sum, and of the Go files beside them.
 
     Raises ValueError naming what the go.mod lacks.
     """
@@ -104,7 +105,7 @@ def pin(group: Group, go_mod: str, go_sum: str) -> Pin:
     if found is None:
         raise ValueError(f"components/{group.name}/go.mod: expected a `require` line for {group.module}")
     draft = Pin(group, found[1], packages, "")
-    digest = hashlib.sha256("\0".join((go_mod, go_sum, *draft.arguments, *draft.outputs.values())).encode())
+    digest = hashlib.sha256("\0".join((go_mod, go_sum, *sources, *draft.arguments, *draft.outputs.values())).encode())
     return Pin(group, found[1], packages, f"{group.name}-{found[1]}-{digest.hexdigest()[:16]}")
 
 

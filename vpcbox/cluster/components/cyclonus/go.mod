@@ -2,7 +2,10 @@ module eniway.io/vpcbox/components/cyclonus
 
 go 1.24.0
 
-tool github.com/mattfenwick/cyclonus/cmd/cyclonus
+tool (
+	eniway.io/vpcbox/components/cyclonus/generate
+	eniway.io/vpcbox/components/cyclonus/worker
+)
 
 require (
 	github.com/davecgh/go-spew v1.1.1 // indirect
@@ -28,7 +31,7 @@ require (
 	github.com/jstemmer/go-junit-report v0.9.1 // indirect
 	github.com/mailru/easyjson v0.7.7 // indirect
 	github.com/mattfenwick/collections v0.3.2 // indirect
-	github.com/mattfenwick/cyclonus v0.5.6 // indirect
+	github.com/mattfenwick/cyclonus v0.5.6
 	github.com/mattn/go-runewidth v0.0.9 // indirect
 	github.com/moby/spdystream v0.2.0 // indirect
 	github.com/modern-go/concurrent v0.0.0-20180306012644-bacd9c7ef1dd // indirect
