@@ -17,7 +17,8 @@ _HEAD: Final = """\
 
 `GET /metrics` of the node daemon (port 9530), of the operator (9531) and of the extender (9534), in the Prometheus or
 OpenMetrics format, to whoever reaches the port. Base units; no label names a pod. A histogram has the
-series `_bucket`, `_sum` and `_count`, its buckets begin at 1 ms. Beside them stand `process_*` of the process itself.
+series `_bucket`, `_sum` and `_count`; its buckets begin at 1 ms, the extender's at 0.25 ms. Beside them stand
+`process_*` of the process itself.
 How Prometheus finds them, recording rules, alerts and dashboards: [observing.md](observing.md).
 
 Written by `make manifests` from [eniway/metrics.py](../eniway/metrics.py), which is the truth.

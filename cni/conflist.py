@@ -16,6 +16,8 @@ from eniway import names
 
 CONFIG_DIRECTORY: Final = Path("/etc/cni/net.d")
 BINARY_DIRECTORY: Final = Path("/opt/cni/bin")
+PORTMAP: Final = "portmap"
+"""For hostPort. It comes with the node, as other programs of the CNI project do; without it every ADD fails."""
 
 
 def render() -> str:
@@ -28,7 +30,7 @@ def render() -> str:
                 "name": names.CNI_NETWORK,
                 "plugins": [
                     {"type": names.CNI_TYPE, "capabilities": {names.CAPABILITY_POD_ANNOTATIONS: True}},
-                    {"type": "portmap", "capabilities": {"portMappings": True}},
+                    {"type": PORTMAP, "capabilities": {"portMappings": True}},
                 ],
             },
             indent=2,
@@ -69,6 +71,11 @@ def amiss(relay: Path, config: Path = CONFIG_DIRECTORY, binaries: Path = BINARY_
     """Those of our two files that are not there as ``write`` and ``install_relay`` leave them. OSError."""
     wanted = ((binaries / names.CNI_TYPE, relay.read_bytes()), (config / names.CNI_CONFLIST, render().encode()))
     return tuple(str(path) for path, content in wanted if not path.is_file() or path.read_bytes() != content)
+
+
+def has_portmap(directory: Path = BINARY_DIRECTORY) -> bool:
+    """Whether the one plugin that we chain and do not bring is there."""
+    return (directory / PORTMAP).is_file()
 
 
 def chosen(directory: Path = CONFIG_DIRECTORY) -> str | None:

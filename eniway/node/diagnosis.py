@@ -14,6 +14,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address
 from typing import Final
 
+from cni import conflist
 from eniallocator.cloud.api import EniStatus
 from eniallocator.lifecycle import State
 from eniallocator.reading import Answer, Reading, confront
@@ -73,6 +74,7 @@ class Name(StrEnum):
     SLOT_NOT_OFFERED = "slot-not-offered"
     LEDGER_BEHIND = "ledger-behind"
     CNI_FILE = "cni-file"
+    PORTMAP_MISSING = "portmap-missing"
     OTHER_NETWORK_FIRST = "other-network-first"
     LOCAL_PODS = "local-pods"
     MASQUERADE_MARK = "masquerade-mark"
@@ -161,6 +163,11 @@ ENTRIES: Final[Mapping[Name, Entry]] = {
         "the disk does not take what the daemon knows", None, "make room below /var/lib/eniway; it is written then"
     ),
     Name.CNI_FILE: Entry("a file that the container runtime needs is missing or another", Mend.FILES, "writes it"),
+    Name.PORTMAP_MISSING: Entry(
+        "the CNI plugin portmap is not on the node: no pod starts",
+        None,
+        "put it into /opt/cni/bin, from the package kubernetes-cni or a release of containernetworking/plugins",
+    ),
     Name.OTHER_NETWORK_FIRST: Entry(
         "the container runtime uses another network's configuration, which sorts before ours",
         None,
@@ -229,6 +236,8 @@ class Host:
     """Those of ours that are missing or others."""
     first: str | None = None
     """The network configuration that the runtime uses."""
+    portmap: bool = True
+    """Whether that plugin is there."""
     kube_proxy: KubeProxy | None = None
     """None where it cannot be asked, or there is none."""
 
@@ -407,6 +416,8 @@ def _rests(card: EniRecord, cloud: Answer) -> bool:
 def _around(host: Host) -> Iterator[Difference]:
     for path in host.files:
         yield _named(Name.CNI_FILE, path, host="missing, or another's")
+    if not host.portmap:
+        yield _named(Name.PORTMAP_MISSING, conflist.PORTMAP, host="missing")
     if host.first is not None and host.first != names.CNI_CONFLIST:
         yield _named(Name.OTHER_NETWORK_FIRST, host.first, host=f"before {names.CNI_CONFLIST}")
     if (proxy := host.kube_proxy) is None:

@@ -22,7 +22,9 @@ _TIMEOUT: Final = aiohttp.ClientTimeout(total=2)
 async def files(relay: Path) -> Host:
     """The runtime's; NotReady where they cannot be read."""
     try:
-        return await asyncio.to_thread(lambda: Host(files=conflist.amiss(relay), first=conflist.chosen()))
+        return await asyncio.to_thread(
+            lambda: Host(files=conflist.amiss(relay), first=conflist.chosen(), portmap=conflist.has_portmap())
+        )
     except OSError as error:
         raise NotReady(f"the runtime's files cannot be read: {error}") from error
 

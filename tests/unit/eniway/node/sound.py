@@ -243,6 +243,10 @@ def conflist_removed(world: World) -> tuple[World, set[Named]]:
     return replace(world, host=host), {(Name.CNI_FILE, "/etc/cni/net.d/10-eniway.conflist")}
 
 
+def portmap_removed(world: World) -> tuple[World, set[Named]]:
+    return replace(world, host=replace(world.host, portmap=False)), {(Name.PORTMAP_MISSING, "portmap")}
+
+
 def other_network(world: World) -> tuple[World, set[Named]]:
     host = replace(world.host, first="05-other.conflist")
     return replace(world, host=host), {(Name.OTHER_NETWORK_FIRST, "05-other.conflist")}
@@ -280,6 +284,7 @@ HARMS: Final[tuple[Harm, ...]] = (
     slot_withdrawn,
     disk_full,
     conflist_removed,
+    portmap_removed,
     other_network,
     by_cluster_cidr,
     by_another_mark,

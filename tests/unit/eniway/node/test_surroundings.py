@@ -91,6 +91,13 @@ def test_our_files_are_as_we_left_them_or_amiss(tmp_path: Path) -> None:
     assert conflist.amiss(relay, config, binaries) == paths[:1]
 
 
+def test_the_plugin_that_comes_with_the_node_is_looked_for(tmp_path: Path) -> None:
+    """By its name, beside ours."""
+    assert not conflist.has_portmap(tmp_path)
+    (tmp_path / "portmap").touch()
+    assert conflist.has_portmap(tmp_path)
+
+
 def test_the_runtime_takes_the_first_by_name(tmp_path: Path) -> None:
     """Of the files that it reads."""
     assert conflist.chosen(tmp_path) is None
