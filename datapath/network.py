@@ -18,7 +18,7 @@ from ipaddress import IPv4Address, IPv4Network
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from datapath import firewall, guard, kernel, limits, netns, news, observe, rtnetlink
+from datapath import conntrack, firewall, guard, kernel, limits, netns, news, observe, rtnetlink
 from datapath.apply import apply
 from datapath.borders import USUAL, Borders
 from datapath.diff import Op, diff, mend
@@ -199,7 +199,7 @@ class Network:
         return await self._run("check", lambda: _check(lease, known))
 
     async def detach(self, lease: Lease) -> None:
-        """Remove all that the lease put into the kernel; an exclusive card comes home clean.
+        """Remove all that the lease put into the kernel, and what it knows of its connections; a card comes home clean.
 
         Succeeds when nothing is left to do, and with a namespace that is gone: then the card comes home by itself,
         later.
@@ -415,6 +415,8 @@ def _detach(lease: Lease, mtu: int) -> None:
         observed = _observe(opened, lease)
         desired = _home(observed, lease.card, mtu) if lease.kind is Kind.EXCLUSIVE else NOTHING
         apply(opened, diff(observed, desired))
+        # Not before: what comes for a pod whose links are still there makes its connection known again.
+        conntrack.forget(opened.sets, _addresses(lease))
 
 
 def _listening(pod: str) -> socket.socket:
@@ -446,7 +448,9 @@ def _observe_routed() -> Mapping[LeaseKey, frozenset[IPv4Address]]:
 
 def _remove_orphan(key: LeaseKey) -> None:
     with kernel.opened() as opened:
+        addresses = observe.routed_to(opened).get(key, frozenset())
         apply(opened, diff(observe.orphan(opened, key), NOTHING))
+        conntrack.forget(opened.sets, addresses)
 
 
 def _members() -> frozenset[Member | Mark]:
