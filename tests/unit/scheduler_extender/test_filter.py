@@ -79,7 +79,7 @@ def test_a_pod_that_fails_where_alone_room_is_is_offered_that_node_on_and_on() -
 
 
 def test_a_pod_that_is_shown_none_of_the_nodes_with_room_sleeps_in_the_end_and_is_remembered() -> None:
-    """It is tried again for five rounds; then whoever wakes pods is told of a node, until that is shown."""
+    """It is tried again for ten rounds; then whoever wakes pods is told of a node, until that is shown."""
     index = CapacityIndex()
     names = [f"n{number}" for number in range(1000)]
     for name in names:
@@ -89,7 +89,7 @@ def test_a_pod_that_is_shown_none_of_the_nodes_with_room_sleeps_in_the_end_and_i
     while chooser.filter(cluster.pod("p"), names[:420], now=0).retry == reasons.SAMPLED:
         assert not chooser.overlooked()
         retries += 1
-    assert retries == 5 * 1000 // 420 + 1
+    assert retries == 10 * 1000 // 420 + 1
     assert chooser.overlooked() == "n999"
     # Once more, and no rounds anew
     assert not chooser.filter(cluster.pod("p"), names[:420], now=0).retry
