@@ -29,7 +29,7 @@ from datapath.netlink import each_message
 from datapath.news import News
 from datapath.plan import bandwidth, exclusive, node, routed, shared
 from datapath.rtnetlink import Link
-from datapath.state import NOTHING, Direction, Eni, Mark, Member, Netns, NetState, Sysctl, Tbf, Veth
+from datapath.state import NOTHING, Direction, Eni, Mark, Member, Netns, NetState, Route, Sysctl, Tbf, Veth
 from datapath.tc import Queue
 from datapath.words import told
 from eniway import names
@@ -448,9 +448,11 @@ def _observe_routed() -> Mapping[LeaseKey, frozenset[IPv4Address]]:
 
 def _remove_orphan(key: LeaseKey) -> None:
     with kernel.opened() as opened:
-        addresses = observe.routed_to(opened).get(key, frozenset())
-        apply(opened, diff(observe.orphan(opened, key), NOTHING))
-        conntrack.forget(opened.sets, addresses)
+        observed = observe.orphan(opened, key)
+        apply(opened, diff(observed, NOTHING))
+        conntrack.forget(
+            opened.sets, {item.destination.network_address for item in observed if isinstance(item, Route)}
+        )
 
 
 def _members() -> frozenset[Member | Mark]:

@@ -105,6 +105,7 @@ class Books:
         self._ledger: Ledger = opening.ledger
         self._rebuilt = opening.rebuilt
         self._recovered = asyncio.Event()
+        """All leases are known again that can be; ``_rebuilt`` stays until none that is unknown is in use."""
         if not opening.rebuilt:
             self._recovered.set()
         self._kernel = kernel
